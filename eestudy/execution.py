@@ -1,0 +1,202 @@
+"""Execute one notebook of the chain; its copy appears only when it is whole.
+
+papermill writes its output even when a cell fails, so it writes to `failed/` of the run's folder, and the copy
+is moved into place at the end. A notebook that fails leaves the unfinished copy there and its error as the
+last thing printed. A notebook that is killed leaves nothing that counts: the next call goes on from what its
+own long steps have kept.
+
+    python -m eestudy.execution 05_exit_heads --dataset ml-100k --profile laptop --seed 0
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eestudy import artifacts, pipeline
+from eestudy.chain import PROJECT, Project
+
+ENVIRONMENT = {
+    "EESTUDY_PLAIN_PROGRESS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+SECONDS_BETWEEN_RECORDS = 10
+TRACEBACK_LINES = 25
+
+
+def set_environment() -> None:
+    """What the kernels inherit; a variable that is set already stays. Folders become absolute."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in ("RUN_DIR", "ASSET_DIR"):
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).resolve())
+
+
+def _recorded_seconds(record: Path, fingerprint: str) -> float:
+    try:
+        kept = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return 0.0
+    return kept["seconds"] if kept["fingerprint"] == fingerprint else 0.0
+
+
+@contextmanager
+def active_seconds(record: Path, fingerprint: str) -> Iterator[Callable[[], float]]:
+    """Count the seconds a notebook works, those of killed and failed attempts included.
+
+    Args:
+        record: a small file, rewritten every 10 s, so that a kill loses no more than that.
+        fingerprint: attempts with another fingerprint do not count; their work was thrown away.
+
+    Yields:
+        A function that returns the seconds so far.
+    """
+    before, start, stop = _recorded_seconds(record, fingerprint), time.perf_counter(), threading.Event()
+
+    def seconds() -> float:
+        return before + time.perf_counter() - start
+
+    def keep() -> None:
+        artifacts.write_atomic(record, json.dumps({"fingerprint": fingerprint, "seconds": seconds()}).encode())
+
+    def beat() -> None:
+        while not stop.wait(SECONDS_BETWEEN_RECORDS):
+            keep()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield seconds
+    finally:
+        stop.set()
+        thread.join()
+        keep()
+
+
+def tidy(notebook, parts: dict):
+    """The executed copy without progress lines and machine paths, and with the fingerprint it was made with.
+
+    Args:
+        notebook: an nbformat notebook; changed in place.
+        parts: `pipeline.fingerprint_parts` of the moment it was started.
+
+    Returns:
+        The notebook.
+    """
+    for cell in notebook.cells:
+        outputs = []
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = re.sub(r"^\[progress\].*\n?", "", output.text, flags=re.MULTILINE)
+                output.text = output.text.replace(f"{artifacts.ROOT}/", "").replace(f"{sys.prefix}/", "")
+            if output.output_type != "stream" or output.text:
+                outputs.append(output)
+        if cell.cell_type == "code":
+            cell.outputs = outputs
+    for private in ("input_path", "output_path", "environment_variables"):
+        notebook.metadata.get("papermill", {}).pop(private, None)
+    notebook.metadata["eestudy"] = parts
+    return notebook
+
+
+def _describe(error: Exception) -> str:
+    """Traceback's end, then the error itself on the last line, where the reader looks."""
+    if not hasattr(error, "ename"):
+        return f"{type(error).__name__}: {error}"
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).splitlines()
+    last = f"{error.ename}: {error.evalue}".strip()
+    return "\n".join([*plain[-TRACEBACK_LINES:], "", f"cell {error.cell_index}: {last}"])
+
+
+def _run_papermill(name: str, run: artifacts.Run, project: Project, output: Path):
+    import papermill
+
+    return papermill.execute_notebook(
+        project.notebooks / f"{name}.ipynb",
+        output,
+        parameters={"dataset": run.dataset, "profile": run.profile, "seed": run.seed},
+        kernel_name="python3",
+        progress_bar=False,
+        stdout_file=sys.stdout,
+        stderr_file=sys.stderr,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # its warnings are about the kernel, not the study
+        cwd=project.package.parent,
+    )
+
+
+def _record_duration(run: artifacts.Run, name: str, seconds: float) -> None:
+    """Keep a notebook's duration in `durations.json`; times are in no fingerprint."""
+    try:
+        durations = artifacts.read_json(run, "durations.json")
+    except artifacts.ArtifactError:
+        durations = {}
+    artifacts.write_json(run, "durations.json", {**durations, name: round(seconds, 1)})
+
+
+def execute(name: str, run: artifacts.Run, project: Project = PROJECT) -> Path:
+    """Execute a notebook; on success move its copy into place and refresh the fingerprints after it.
+
+    Args:
+        name: a notebook of the chain.
+        run: the run.
+        project: notebooks, package and chain.
+
+    Returns:
+        The executed copy's path.
+
+    Raises:
+        Exception: whatever the notebook raised; the unfinished copy lies in `failed/` of the run's folder.
+        artifacts.ArtifactError: the notebook ended without one of the outputs that the chain's table names.
+    """
+    import nbformat
+
+    set_environment()
+    parts = pipeline.fingerprint_parts(name, run, project)
+    unfinished, record = run.path("failed") / f"{name}.ipynb", run.path("failed") / f"{name}.seconds.json"
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    copy = pipeline.copy_path(run, name)
+    copy.unlink(missing_ok=True)  # its outputs are about to be overwritten: it stands for nothing any more
+    with active_seconds(record, artifacts.fingerprint(parts)) as seconds:
+        notebook = _run_papermill(name, run, project, unfinished)
+        if missing := pipeline.missing_outputs(run, project.steps[name]):
+            raise artifacts.ArtifactError(f"{name} ended without writing {', '.join(missing)} (see eestudy/chain.py)")
+        total = seconds()
+    _record_duration(run, name, total)
+    artifacts.write_atomic(copy, nbformat.writes(tidy(notebook, parts)).encode())
+    unfinished.unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
+    pipeline.refresh(run, project)
+    return copy
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Execute one notebook for make; a failure ends with status 1 and the error as the last line."""
+    parser = pipeline.parameters("Execute one notebook of the chain.")
+    parser.add_argument("notebook", choices=list(PROJECT.steps))
+    given = parser.parse_args(arguments)
+    name, run = given.notebook, artifacts.open_run(given.dataset, given.profile, given.seed)
+    print(f"== {name}", flush=True)
+    start = time.perf_counter()
+    try:
+        execute(name, run)
+    except Exception as error:
+        sys.stdout.flush()
+        sys.exit(
+            f"\n{name} failed. The notebook as far as it got: {run.path('failed') / name}.ipynb\n{_describe(error)}"
+        )
+    print(f"== {name} done in {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""From history and evidence to the text that the LLM reads, and to its tokens.
+
+A request's prefix says who the user is and what they rated lately; each candidate's suffix names the target,
+the evidence, and asks. Titles are untrusted text: control characters never reach the prompt and long titles
+are cut, so that one item cannot push the others out of the budget.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from eestudy.config import KNOWN_PARTS, MODES, StudyConfig
+
+QUESTION = " Like?"
+
+
+class PromptError(ValueError):
+    """A prompt cannot be built within its budget."""
+
+
+def clean_title(title: str) -> str:
+    """One line of printable text; an empty title becomes 'unknown'."""
+    printable = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(title))
+    return " ".join(printable.split()) or "unknown"
+
+
+def cut_titles(titles: Sequence[str], tokenizer, max_tokens: int) -> list[str]:
+    """Each title cleaned and cut to at most `max_tokens` tokens (with the blank that precedes it)."""
+    cleaned = [" " + clean_title(title) for title in titles]
+    tokens = tokenizer(cleaned, add_special_tokens=False)["input_ids"]
+    return [
+        text.strip() if len(ids) <= max_tokens else tokenizer.decode(ids[:max_tokens]).strip()
+        for text, ids in zip(cleaned, tokens, strict=True)
+    ]
+
+
+def profile_text(user: pd.Series, n_rated: int, n_clicks: int, mean_rating: float, noun: str) -> str:
+    """Who the user is and how often they like what they rate.
+
+    Args:
+        user: a row of the `users` table; empty fields are left out.
+        n_rated: ratings known before the request.
+        n_clicks: clicks among them.
+        mean_rating: their mean, in stars.
+        noun: what an item is called.
+    """
+    gender = {"M": "male", "F": "female"}.get(str(user.get("gender", "")), "")
+    age = f"{user['age']} years" if str(user.get("age", "")).strip() else ""
+    who = ", ".join(part for part in (age, gender, clean_title(user.get("occupation") or "user")) if part)
+    if not n_rated:
+        return f"{who}. No {noun}s rated yet."
+    return f"{who}. Likes {round(100 * n_clicks / n_rated)}% of {noun}s, mean {mean_rating:.2f}."
+
+
+def history_text(titles: Sequence[str], ratings: Sequence[float]) -> str:
+    """Recent ratings, oldest first; '' where there are none."""
+    if not len(titles):
+        return ""
+    return " Recent: " + "; ".join(f"{title} {rating:.0f}" for title, rating in zip(titles, ratings, strict=True)) + "."
+
+
+def ratings_text(name: str, ratings: Sequence[int]) -> str:
+    """Evidence as digits, highest first, and their mean: ' others 5543 4.2'."""
+    if not len(ratings):
+        return f" {name} none"
+    digits = "".join(str(int(rating)) for rating in sorted(ratings, reverse=True))
+    return f" {name} {digits} {np.mean(ratings):.1f}"
+
+
+def suffix_text(mode: str, title: str, others: Sequence[int], own: Sequence[int]) -> str:
+    """The candidate's part of the prompt.
+
+    Args:
+        mode: 'both', 'similar_users' or 'none': the evidence that is shown.
+        title: the target's (cut) title.
+        others: ratings of the target by the most similar users.
+        own: the user's own ratings of the items most similar to the target.
+    """
+    evidence = {
+        "both": f"{ratings_text('others', others)},{ratings_text('own', own)}.",
+        "similar_users": f"{ratings_text('others', others)}.",
+        "none": "",
+    }[mode]
+    return f" {title}.{evidence}{QUESTION}"
+
+
+def known_history(interactions: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
+    """What each request may know of its user: rows of the allowed parts, before the request's time.
+
+    Args:
+        interactions: the `interactions` table.
+        split: the `split` table.
+
+    Returns:
+        Columns request_id, item_id, rating, label, timestamp, row; sorted by request, then time, then row.
+    """
+    rows = interactions.merge(split[["row", "split"]], on="row")
+    requests = split[split["request_id"] >= 0].merge(interactions[["row", "user_id"]], on="row")
+    requests = requests.drop_duplicates("request_id")
+    pieces = []
+    for part, known in KNOWN_PARTS.items():
+        asked = requests.loc[requests["split"] == part, ["request_id", "user_id", "request_timestamp"]]
+        pairs = asked.merge(rows[rows["split"].isin(known)], on="user_id")
+        pieces.append(pairs[pairs["timestamp"] < pairs["request_timestamp"]])
+    history = pd.concat(pieces, ignore_index=True)
+    columns = ["request_id", "item_id", "rating", "label", "timestamp", "row"]
+    return history.sort_values(["request_id", "timestamp", "row"])[columns].reset_index(drop=True)
+
+
+def prefix_parts(cfg: StudyConfig, frames: dict[str, pd.DataFrame], request_ids, titles, tokenizer) -> pd.DataFrame:
+    """Profile and history text of each request.
+
+    Args:
+        cfg: the study's settings.
+        frames: the tables interactions, users, split.
+        request_ids: the requests wanted.
+        titles: cut title per item_id.
+        tokenizer: counts the tokens of the budget.
+
+    Returns:
+        Columns request_id, profile, history, closing; one row per request, ascending.
+
+    Raises:
+        PromptError: a profile that alone exceeds the budget.
+    """
+    history = known_history(frames["interactions"], frames["split"])
+    by_request = dict(list(history[history["request_id"].isin(set(request_ids))].groupby("request_id")))
+    owner = frames["split"].merge(frames["interactions"][["row", "user_id"]], on="row")
+    owner = owner.drop_duplicates("request_id").set_index("request_id")["user_id"]
+    users = frames["users"].set_index("user_id")
+    empty = history.iloc[:0]
+    closing = f" {cfg.data.item_noun.capitalize()}:"
+    records = []
+    for request_id in sorted(request_ids):
+        known = by_request.get(request_id, empty)
+        profile = profile_text(users.loc[owner[request_id]], len(known), int(known["label"].sum()),
+                               known["rating"].mean(), cfg.data.item_noun)
+        recent = known.tail(cfg.prompt.n_history)
+        shown = _fit_history(profile, closing, [titles[i] for i in recent["item_id"]], recent["rating"].tolist(),
+                             tokenizer, cfg.prompt.max_prefix_tokens)
+        records.append((request_id, profile, shown, closing))
+    return pd.DataFrame(records, columns=["request_id", "profile", "history", "closing"])
+
+
+def _fit_history(profile, closing, titles, ratings, tokenizer, budget) -> str:
+    for dropped in range(len(titles) + 1):  # the oldest goes first
+        text = history_text(titles[dropped:], ratings[dropped:])
+        if n_tokens(tokenizer, profile + text + closing) <= budget:
+            return text
+    raise PromptError(f"the profile {profile!r} alone exceeds {budget} tokens; raise prompt.max_prefix_tokens")
+
+
+def n_tokens(tokenizer, text: str) -> int:
+    """Tokens of a text, no special tokens added."""
+    return len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def build_prompts(cfg: StudyConfig, frames: dict[str, pd.DataFrame], tokenizer) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Prompts of all judged rows, and what their tokens are spent on.
+
+    Args:
+        cfg: the study's settings.
+        frames: the tables interactions, users, items, split, evidence.
+        tokenizer: the backbone's.
+
+    Returns:
+        prompts: row, request_id, prefix, suffix_both, suffix_similar_users, suffix_none (text).
+        tokens: row, request_id, n_prefix_tokens, n_suffix_<mode>, and tokens per kind of content
+            (n_profile, n_history, n_title, n_others, n_own, n_question).
+
+    Raises:
+        PromptError: a suffix over its budget, or a judged row without evidence row.
+    """
+    judged = frames["split"].loc[frames["split"]["judged"], ["row", "request_id"]]
+    rows = judged.merge(frames["interactions"][["row", "item_id"]], on="row")
+    rows = rows.merge(frames["evidence"][["row", "others", "own"]], on="row", how="left")
+    if rows["others"].isna().any():
+        row = rows.loc[rows["others"].isna(), "row"].iloc[0]
+        raise PromptError(f"row {row} is judged but has no evidence; run notebook 03 again")
+    rows = rows.sort_values(["request_id", "row"]).reset_index(drop=True)
+    titles = cut_titles(frames["items"].sort_values("item_id")["title"], tokenizer, cfg.prompt.max_title_tokens)
+    parts = prefix_parts(cfg, frames, rows["request_id"].unique(), titles, tokenizer)
+    prefix = dict(zip(parts["request_id"], parts["profile"] + parts["history"] + parts["closing"], strict=True))
+    prompts = rows[["row", "request_id"]].assign(prefix=rows["request_id"].map(prefix))
+    for mode in MODES:
+        prompts[f"suffix_{mode}"] = [
+            suffix_text(mode, titles[item], others, own)
+            for item, others, own in zip(rows["item_id"], rows["others"], rows["own"], strict=True)
+        ]
+    return prompts, _count_tokens(cfg, prompts, parts, [titles[i] for i in rows["item_id"]], tokenizer)
+
+
+def _count_tokens(cfg, prompts, parts, titles, tokenizer) -> pd.DataFrame:
+    def count(texts):
+        return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    per_request = parts[["request_id"]].assign(n_profile=count(parts["profile"] + parts["closing"]))
+    per_request["n_prefix_tokens"] = count(parts["profile"] + parts["history"] + parts["closing"])
+    per_request["n_history"] = per_request["n_prefix_tokens"] - per_request["n_profile"]
+    tokens = prompts[["row", "request_id"]].merge(per_request, on="request_id")
+    for mode in MODES:
+        tokens[f"n_suffix_{mode}"] = count(prompts[f"suffix_{mode}"])
+    tokens["n_title"] = count(f" {title}." for title in titles)
+    tokens["n_question"] = tokens["n_suffix_none"] - tokens["n_title"]
+    tokens["n_others"] = tokens["n_suffix_similar_users"] - tokens["n_suffix_none"]
+    tokens["n_own"] = tokens["n_suffix_both"] - tokens["n_suffix_similar_users"]
+    longest = tokens["n_suffix_both"].max()
+    if longest > cfg.prompt.max_suffix_tokens:
+        row = tokens.loc[tokens["n_suffix_both"].idxmax(), "row"]
+        raise PromptError(f"row {row}: a suffix of {longest} tokens exceeds {cfg.prompt.max_suffix_tokens}; "
+                          "lower prompt.max_title_tokens or raise prompt.max_suffix_tokens")
+    return tokens
+
+
+def tokenize(prompts: pd.DataFrame, tokenizer, modes: Sequence[str] = MODES) -> dict[str, list[list[int]]]:
+    """Token ids of prefixes and suffixes; the two are tokenised apart, so that a prefix can be shared.
+
+    Returns:
+        {'prefix': [...], '<mode>': [...]}, each a list of token id lists in the order of `prompts`.
+    """
+    columns = {"prefix": "prefix", **{mode: f"suffix_{mode}" for mode in modes}}
+    return {
+        key: tokenizer(prompts[column].tolist(), add_special_tokens=False)["input_ids"] if len(prompts) else []
+        for key, column in columns.items()
+    }
+
+
+def draw_modes(n_rows: int, probability: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    """Evidence dropout: a mode (index into MODES) per training row: [n_rows]."""
+    return rng.choice(len(MODES), size=n_rows, p=np.asarray(probability) / np.sum(probability))

@@ -1,0 +1,36 @@
+"""Report: tables, figures, comparison with the reference and with published numbers. Reads artifacts only."""
+
+from eestudy.report.comparison import compare, published, seed_deviation
+from eestudy.report.figures import depth_figure, loss_figure, save, style, tradeoff_figure
+from eestudy.report.headline import HEADLINE, build_metrics, tradeoff_metrics
+from eestudy.report.judged import Judged, ReportError, choices, difference, estimate, exit_layers, judge
+from eestudy.report.narrative import (
+    findings,
+    findings_markdown,
+    headline_table,
+    readme_table,
+    report_blocks,
+    summary,
+    verdict,
+    with_interval,
+)
+from eestudy.report.page import to_html, to_markdown
+from eestudy.report.reference import compare_with_reference
+from eestudy.report.tables import (
+    depth_curves,
+    first_layer_of_gain,
+    latency_summary,
+    layer_of_gain,
+    layer_of_gain_difference,
+    mark_dominated,
+    tradeoff_table,
+)
+
+__all__ = [
+    "HEADLINE", "Judged", "ReportError", "build_metrics", "choices", "compare", "compare_with_reference",
+    "depth_curves", "depth_figure", "difference", "estimate", "exit_layers", "findings", "findings_markdown",
+    "first_layer_of_gain", "headline_table", "judge", "latency_summary", "layer_of_gain", "layer_of_gain_difference",
+    "loss_figure", "mark_dominated", "published", "readme_table", "report_blocks", "save", "seed_deviation", "style",
+    "summary", "to_html", "to_markdown", "tradeoff_figure", "tradeoff_metrics", "tradeoff_table", "verdict",
+    "with_interval",
+]  # fmt: skip

@@ -1,0 +1,216 @@
+"""Sentences, tables and the page of the report, all rendered from numbers."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from eestudy import artifacts
+from eestudy.report.comparison import CLASSES, published
+from eestudy.report.headline import HEADLINE
+from eestudy.report.judged import exit_layers
+from eestudy.report.page import escape_markdown, number, plain_text
+
+FIGURES = {  # file name: caption
+    "08_tradeoff_token_layers": "Accuracy against token-layers, with the models that need no LLM on the frontier.",
+    "08_depth_curves": "Accuracy by exit depth on the same test rows, with and without evidence.",
+    "08_tradeoff_latency": "Accuracy against measured (and, between measured settings, interpolated) latency.",
+    "08_exit_losses": "Log loss and calibration error of every exit.",
+}
+
+
+def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> str:
+    """`0.801 [0.789, 0.812]`; "not measured" for null."""
+    if item is None or item["value"] is None:
+        return "not measured"
+    bounds = item.get("ci95")
+    tail = "" if bounds is None else " [" + ", ".join(number(bound, digits, signed) for bound in bounds) + "]"
+    return number(item["value"], digits, signed) + tail
+
+
+def verdict(item: dict | None, first: str, second: str, unit: str = "AUC") -> str:
+    """Who wins, from a difference first - second and its interval, in a sentence."""
+    start = f"{first[0].upper()}{first[1:]} less {second}"
+    if item is None or item["value"] is None:
+        return f"{start}: not measured."
+    text = f"{start}: {with_interval(item, signed=True)} {unit}"
+    if item["ci95"] is None:
+        return f"{text}; without an interval nothing is claimed."
+    if item["ci95"][0] <= 0 <= item["ci95"][1]:
+        return f"{text}; inconclusive, the interval contains 0."
+    return f"{text}; {first if item['value'] > 0 else second} wins."
+
+
+def _depth_sentence(values: dict) -> str:
+    names = ("with_evidence", "without_evidence", "with_minus_without_evidence")
+    with_it, without, gap = (values.get(f"layer_of_95_percent_of_gain_{name}") for name in names)
+    if with_it is None or without is None:
+        return "The layer that reaches 95 % of the gain over chance: not measured."
+    text = (f"95 % of the gain over chance is reached after layer {with_interval(with_it, 0)} with evidence and "
+            f"{with_interval(without, 0)} without")  # fmt: skip
+    if gap is None or gap["ci95"] is None:
+        return f"{text}."
+    low, high = gap["ci95"]
+    word = ("evidence moves the answer to shallower layers" if high < 0 else "evidence moves it to deeper layers"
+            if low > 0 else "inconclusive, the interval contains 0")  # fmt: skip
+    return f"{text}; difference {with_interval(gap, 0, signed=True)} layers: {word}."
+
+
+def _saving_sentence(values: dict) -> str:
+    exits, tokens = values.get("mean_exit_fraction"), values.get("token_layer_fraction")
+    if exits is None or tokens is None:
+        return "What early exit saves: not measured."
+    return (f"The selected policy runs {number(100 * exits['value'], 1)} % of the layers per candidate and "
+            f"{number(100 * tokens['value'], 1)} % of the token-layers, prefix included.")  # fmt: skip
+
+
+def _speed_sentence(values: dict) -> str:
+    names = {"early_exit_vs_plain": "early exit against the plain way",
+             "early_exit_vs_packed_full_depth": "early exit against our own packed full depth",
+             "full_depth_vs_plain": "packed full depth against the plain way"}  # fmt: skip
+    texts = [f"{label}: {with_interval(values.get(f'throughput_ratio_{name}'), 2)}" for name, label in names.items()]
+    return "Requests per second, as a ratio. " + "; ".join(texts) + "."
+
+
+def findings(metrics: dict) -> list[str]:
+    """What was found, one sentence each, from `metrics.json`; whoever wins is named, 0 inside an interval too."""
+    values = {item["name"]: item for item in metrics["metrics"] if item["value"] is not None}
+    values = {name: item for name, item in metrics["headline"].items() if item} | values
+    model = metrics.get("choices", {}).get("evidence_model", "evidence model").replace("_", " ")
+    evidence = f"the simple model on the prompt's own numbers ({model})"
+    llm, early, static = "the LLM at full depth", "early exit", "the static exit at the same cost"
+    return [
+        f"The LLM at full depth with evidence: AUC {with_interval(values.get('auc_full_depth_retrieval'))}, "
+        f"GAUC (within users) {with_interval(values.get('gauc_full_depth_retrieval'))}.",
+        verdict(values.get("auc_retrieval_gain"), "full depth with evidence", "full depth without"),
+        verdict(values.get("auc_llm_minus_item_plus_user_mean"), llm, "item mean + user mean"),
+        verdict(values.get("gauc_llm_minus_item_plus_user_mean"), llm, "item mean + user mean", "GAUC"),
+        verdict(values.get("auc_llm_minus_evidence_model"), llm, evidence),
+        verdict(values.get("gauc_llm_minus_evidence_model"), llm, evidence, "GAUC"),
+        verdict(values.get("auc_stacked_minus_evidence_model"), "LLM and simple model stacked", evidence),
+        verdict(values.get("auc_early_exit_minus_full_depth"), early, "full depth"),
+        verdict(values.get("auc_dynamic_minus_static_same_cost"), early, static),
+        _saving_sentence(values), _speed_sentence(values), _depth_sentence(values),
+    ]  # fmt: skip
+
+
+def readme_table(metrics: dict) -> str:
+    """The README's five-row Markdown table, from `metrics.json`."""
+    head = metrics["headline"]
+    saving = [number(100 * head[name]["value"], 0) + " %" if head[name] else "not measured"
+              for name in ("mean_exit_fraction", "token_layer_fraction")]  # fmt: skip
+    rows = [
+        ("AUC at full depth, with evidence / without it",
+         f"{with_interval(head['auc_full_depth_retrieval'])} / {with_interval(head['auc_full_depth_no_retrieval'])}"),
+        ("AUC of the LLM less the simple model on the same numbers",
+         with_interval(head["auc_llm_minus_evidence_model"], signed=True)),
+        ("AUC of early exit less full depth", with_interval(head["auc_early_exit_minus_full_depth"], signed=True)),
+        ("AUC of early exit less a static exit at the same cost",
+         with_interval(head["auc_dynamic_minus_static_same_cost"], signed=True)),
+        ("Early exit: layers per candidate, token-layers, requests per second against the plain way",
+         f"{saving[0]}, {saving[1]}, {with_interval(head['throughput_ratio_early_exit_vs_plain'], 1)}×"),
+    ]  # fmt: skip
+    lines = ["| what | value [95 % interval over users] |", "|---|---|"]
+    return "\n".join(lines + [f"| {name} | {value} |" for name, value in rows]) + "\n"
+
+
+def headline_table(headline: dict) -> pd.DataFrame:
+    """name, value, 95 % interval, n, unit; "not measured" for null."""
+    rows = []
+    for name in HEADLINE:
+        item = headline.get(name) or {"value": None, "ci95": None, "n": "", "unit": ""}
+        bounds = "" if item["ci95"] is None else f"{item['ci95'][0]:.3f} to {item['ci95'][1]:.3f}"
+        rows.append((name, number(item["value"]), bounds, item["n"] or "", item["unit"]))
+    return pd.DataFrame(rows, columns=["name", "value", "95 % interval", "n", "unit"])
+
+
+def examples(run: artifacts.Run, n: int) -> list[dict]:
+    """At most `n` judged test rows with their prompts: half where depth changes the answer most, half spread evenly.
+
+    Returns:
+        Dicts: row, title, label, p_yes (layer -> probability), prompt.
+    """
+    head = artifacts.read_table(run, "head_scores.parquet")
+    head = head[(head["split"] == "test") & (head["mode"] == "both")].sort_values("row").reset_index(drop=True)
+    columns = [f"p_yes_{layer}" for layer in exit_layers(head)]
+    changed = (head[columns[-1]] - head[columns[0]]).abs().nlargest(n // 2).index
+    spread = head.index[:: max(1, len(head) // max(1, n - n // 2))]
+    kept = head.loc[list(dict.fromkeys([*changed, *spread]))[:n]]
+    prompts = artifacts.read_table(run, "prompts.parquet").set_index("row")
+    items = artifacts.read_table(run, "items.parquet").set_index("item_id")["title"]
+    item_of = artifacts.read_table(run, "interactions.parquet").set_index("row")["item_id"]
+    return [
+        {"row": int(row["row"]), "title": str(items[item_of[row["row"]]]), "label": int(row["label"]),
+         "p_yes": {name.removeprefix("p_yes_"): round(float(row[name]), 4) for name in columns},
+         "prompt": prompts.loc[row["row"], "prefix"] + prompts.loc[row["row"], "suffix_both"]}
+        for _, row in kept.iterrows()
+    ]  # fmt: skip
+
+
+def example_blocks(rows: list[dict]) -> list[tuple]:
+    """One line and the prompt of each example."""
+    blocks = [("heading", 2, "Examples")] if rows else []
+    for row in rows:
+        path = ", ".join(f"{layer}: {p:.2f}" for layer, p in row["p_yes"].items())
+        blocks.append(("text", f"{row['title']} (row {row['row']}; {'click' if row['label'] else 'no click'}). "
+                               f"P(yes) after layer {path}."))  # fmt: skip
+        blocks.append(("quote", row["prompt"]))
+    return blocks
+
+
+def published_table(headline: dict) -> pd.DataFrame:
+    """The published numbers with evidence class, and our nearest number."""
+    columns = ["metric", "dataset", "value", "unit", "evidence_class", "source", "note", "ours", "our_value"]
+    return published(headline)[columns].sort_values("source", kind="stable", key=lambda s: ~s.str.startswith("arXiv"))
+
+
+def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tuple]:
+    """The whole report as blocks for `page.to_markdown` and `page.to_html`.
+
+    Args:
+        run: reads tradeoff.csv, the figures, head scores and prompts.
+        metrics: content of `metrics.json`.
+        n_examples: example rows shown.
+    """
+    tradeoff = artifacts.read_table(run, "tradeoff.csv")
+    columns = ["setting", "kind", "auc", "auc_lo", "auc_hi", "gauc", "token_layer_fraction", "latency_ms_p50",
+               "latency_source", "dominated_by"]  # fmt: skip
+    shown = tradeoff.loc[tradeoff["kind"] != "sweep", columns]
+    blocks = [
+        ("heading", 1, "How much computation does early exit save, at what cost in accuracy?"),
+        ("text", f"Dataset {run.dataset}, profile {run.profile}, seed {run.seed}, backbone {metrics['backbone']}, "
+                 f"source {metrics['source_hash'][:12]}. Rendered from metrics.json; intervals are 95 % percentiles of "
+                 "a paired bootstrap over users."),
+        ("heading", 2, "Findings"), ("list", findings(metrics)),
+    ]  # fmt: skip
+    if metrics["not_measured"]:
+        blocks.append(("text", f"Not run: notebooks {', '.join(metrics['not_measured'])}."))
+    for name, caption in FIGURES.items():
+        if artifacts.artifact_hash(run, f"figures/{name}.png"):
+            blocks.append(("figure", artifacts.read_bytes(run, f"figures/{name}.png"), f"{name}.png", caption))
+    classes = "; ".join(f"{key}: {text}" for key, text in CLASSES.items())
+    return [
+        *blocks,
+        ("heading", 2, "Headline"), ("table", headline_table(metrics["headline"])),
+        ("heading", 2, "Every setting"),
+        ("text", "Dominated: some rule, fixed depth or model without LLM costs no more and is no worse."),
+        ("table", shown),
+        ("heading", 2, "Published numbers beside ours"),
+        ("text", f"Other data, models and machines: no row is the same measurement. Evidence classes: {classes}."),
+        ("table", published_table(metrics["headline"])),
+        *example_blocks(examples(run, n_examples)),
+    ]  # fmt: skip
+
+
+def summary(metrics: dict) -> str:
+    """One screen for the terminal: the findings and the headline."""
+    lines = [f"{metrics['dataset']} / {metrics['profile']} / seed {metrics['seed']} / {metrics['backbone']}", ""]
+    for name in HEADLINE:
+        item = metrics["headline"].get(name)
+        unit = item["unit"] if item else ""
+        lines.append(f"  {name:<50} {with_interval(item, 0 if unit == 'layer' else 3)} {unit}".rstrip())
+    return "\n".join([*lines, "", *(f"- {plain_text(text)}" for text in findings(metrics))])
+
+
+def findings_markdown(metrics: dict) -> str:
+    """The findings as a Markdown list, escaped."""
+    return "\n".join(f"- {escape_markdown(text)}" for text in findings(metrics))

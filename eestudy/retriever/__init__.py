@@ -1,0 +1,26 @@
+"""The graph retriever: LightGCN, look-ups, rivals behind one signature, evidence, and what simple models make of it."""
+
+from eestudy.retriever.evidence import (
+    Retriever,
+    build_evidence,
+    graph_retriever,
+    rating_matrix,
+    rival_retrievers,
+    split_evidence,
+    vector_similarity,
+)
+from eestudy.retriever.graph import (
+    bipartite_edges,
+    graph_interactions,
+    make_model,
+    propagation_matrix,
+    rank_items,
+    train_lightgcn,
+)
+from eestudy.retriever.search import build_index, lookup_times, neighbors, search
+
+__all__ = [
+    "Retriever", "bipartite_edges", "build_evidence", "build_index", "graph_interactions", "graph_retriever",
+    "lookup_times", "make_model", "neighbors", "propagation_matrix", "rank_items", "rating_matrix",
+    "rival_retrievers", "search", "split_evidence", "train_lightgcn", "vector_similarity",
+]  # fmt: skip

@@ -1,0 +1,218 @@
+"""Evidence: what the request may know about a user and a target, one leakage-safe row per pair.
+
+A retriever is two similarity functions, user-user and item-item, that score pairs of ids; whom to ask among
+those whom time and split allow is the same code for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+
+from eestudy.retriever.search import normalise
+
+PAIRS_PER_CHUNK = 2_000_000  # bounds memory: a pair takes some 40 bytes and two gathered vectors of D floats
+
+Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (left ids [P], right ids [P]) -> [P]
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """A name and two functions that score pairs of ids, larger = more similar."""
+
+    name: str
+    user_similarity: Similarity
+    item_similarity: Similarity
+
+
+def vector_similarity(vectors: np.ndarray) -> Similarity:
+    """Cosine between rows. Args: vectors [N, D]. Returns: a `Similarity`."""
+    unit = normalise(vectors)  # [N, D]
+
+    def similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        parts = np.array_split(np.arange(len(left)), max(1, len(left) // 100_000))
+        return np.concatenate([np.einsum("pd,pd->p", unit[left[part]], unit[right[part]]) for part in parts])
+
+    return similarity
+
+
+def rating_matrix(allowed: pd.DataFrame, n_users: int, n_items: int) -> np.ndarray:
+    """Ratings as a dense matrix. Args: frame with user_id, item_id, rating. Returns: [U, I] float32, 0 = none."""
+    shape = (n_users, n_items)
+    entries = (allowed["rating"].to_numpy(np.float32), (allowed["user_id"].to_numpy(), allowed["item_id"].to_numpy()))
+    return csr_array(entries, shape=shape).toarray()
+
+
+def _table_similarity(vectors: np.ndarray) -> Similarity:
+    unit = normalise(vectors)
+    table = unit @ unit.T  # [N, N]; vectors are longer than N is large, so the table is the cheaper way
+    return lambda left, right: table[left, right]
+
+
+def graph_retriever(user_emb: np.ndarray, item_emb: np.ndarray) -> Retriever:
+    """Cosine of graph embeddings. Args: [U, D] and [I, D]. Source: the paper's retrieval, users' side."""
+    return Retriever("graph", vector_similarity(user_emb), vector_similarity(item_emb))
+
+
+def rival_retrievers(allowed: pd.DataFrame, n_users: int, n_items: int, seed: int) -> list[Retriever]:
+    """What the graph has to beat: anyone, the most active, cosine on the rating vectors.
+
+    Args:
+        allowed: the interactions the graph was built from: user_id, item_id, rating.
+        n_users: U.
+        n_items: I.
+        seed: of the random retriever.
+    """
+    rng = np.random.default_rng(seed)
+    random = [vector_similarity(rng.standard_normal((n, 16))) for n in (n_users, n_items)]
+    counts = [np.bincount(allowed[key], minlength=n) for key, n in (("user_id", n_users), ("item_id", n_items))]
+    ratings = rating_matrix(allowed, n_users, n_items)
+    return [
+        Retriever("random", *random),
+        Retriever("most active", *[(lambda left, right, count=count: count[right]) for count in counts]),
+        Retriever("cosine on ratings", _table_similarity(ratings), _table_similarity(ratings.T)),
+    ]
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """Interactions sorted by (key, time): those of one key before a time are one slice [start, end)."""
+
+    other: np.ndarray  # [M] the id on the other side
+    rating: np.ndarray  # [M] int8 stars
+    total: np.ndarray  # [M + 1] float64 running sum of ratings
+    start: np.ndarray  # [Q]
+    end: np.ndarray  # [Q]
+
+    def count(self) -> np.ndarray:
+        return self.end - self.start
+
+    def mean(self) -> np.ndarray:
+        """[Q] mean rating of each slice, NaN where it is empty."""
+        n = self.count()
+        return np.where(n > 0, (self.total[self.end] - self.total[self.start]) / np.maximum(n, 1), np.nan)
+
+
+def _group(allowed: pd.DataFrame, key: str, other: str, wanted: np.ndarray, before: np.ndarray) -> _Grouped:
+    """For each query the allowed interactions whose `key` is `wanted` and whose time is < `before`."""
+    ordered = allowed.sort_values([key, "timestamp", other])
+    base = np.int64(max(ordered["timestamp"].max(), before.max()) + 1) if len(ordered) else np.int64(1)
+    place = ordered[key].to_numpy(np.int64) * base + ordered["timestamp"].to_numpy(np.int64)  # key, then time
+    wanted = wanted.astype(np.int64)
+    rating = ordered["rating"].to_numpy()
+    return _Grouped(
+        other=ordered[other].to_numpy(np.int64),
+        rating=rating.astype(np.int8),
+        total=np.concatenate([[0.0], np.cumsum(rating, dtype=np.float64)]),
+        start=np.searchsorted(place, wanted * base, side="left"),
+        end=np.searchsorted(place, wanted * base + before, side="left"),
+    )
+
+
+def _nearest(group: _Grouped, query: np.ndarray, similarity: Similarity, k: int) -> list[np.ndarray]:
+    """Ratings of the k most similar entries of each query's slice, most similar first; ties: smaller id."""
+    found: list[np.ndarray] = []
+    count = group.count()
+    chunk = np.cumsum(count) // PAIRS_PER_CHUNK
+    for part in np.split(np.arange(len(query)), np.flatnonzero(np.diff(chunk)) + 1):
+        n = count[part]  # [q]
+        first = np.concatenate([[0], np.cumsum(n)[:-1]])  # [q] where each query's pairs begin
+        row = np.repeat(np.arange(len(part)), n)  # [P]
+        at = np.arange(n.sum()) - np.repeat(first, n) + np.repeat(group.start[part], n)  # [P] into the slices
+        score = similarity(query[part][row], group.other[at])  # [P]
+        order = np.lexsort((group.other[at], -score, row))
+        rank = np.arange(len(row)) - first[row]  # rows are contiguous before and after the sort
+        kept = order[rank < k]
+        found += np.split(group.rating[at[kept]], np.cumsum(np.minimum(n, k))[:-1])
+    return found
+
+
+def _means(lists: list[np.ndarray]) -> np.ndarray:
+    return np.array([values.mean(dtype=np.float64) if len(values) else np.nan for values in lists])
+
+
+def build_evidence(
+    rows: pd.DataFrame, allowed: pd.DataFrame, retriever: Retriever, n_similar_users: int, n_similar_items: int
+) -> pd.DataFrame:
+    """One row of evidence per pair, from ratings made before its request only.
+
+    Args:
+        rows: row, user_id, item_id, request_timestamp (s) of the Q pairs to be judged.
+        allowed: row, user_id, item_id, rating, timestamp (s) of the interactions that may be seen.
+        retriever: who is similar.
+        n_similar_users: ratings of the target to show, at most.
+        n_similar_items: ratings of the user's own similar items to show, at most.
+
+    Returns:
+        Q rows in the order given: row, user_mean, n_user (the user's allowed ratings before the request),
+        item_mean, n_item (the target's), others (int8 ratings of the target by its most similar raters),
+        others_mean, own (int8 ratings by the user of the items most similar to the target), own_mean.
+        Means are plain and NaN where there is nothing.
+
+    Raises:
+        ValueError: a pair to be judged is among the interactions that may be seen.
+
+    Source: the design's trap 7 (leakage); `others` is the paper's retrieval, `own` is ours.
+    """
+    user, item = rows["user_id"].to_numpy(np.int64), rows["item_id"].to_numpy(np.int64)
+    before = rows["request_timestamp"].to_numpy(np.int64)
+    _refuse_own_rating(rows, allowed)
+    by_item = _group(allowed, "item_id", "user_id", item, before)  # who rated the target
+    by_user = _group(allowed, "user_id", "item_id", user, before)  # what the user rated
+    others = _nearest(by_item, user, retriever.user_similarity, n_similar_users)
+    own = _nearest(by_user, item, retriever.item_similarity, n_similar_items)
+    return pd.DataFrame({
+        "row": rows["row"].to_numpy(), "user_mean": by_user.mean(), "n_user": by_user.count(),
+        "item_mean": by_item.mean(), "n_item": by_item.count(),
+        "others": others, "others_mean": _means(others), "own": own, "own_mean": _means(own),
+    })  # fmt: skip
+
+
+def _refuse_own_rating(rows: pd.DataFrame, allowed: pd.DataFrame) -> None:
+    """A pair's own rating must be out of reach by id, not only by time."""
+    n_items = 1 + max(rows["item_id"].max(), allowed["item_id"].max()) if len(rows) and len(allowed) else 1
+    judged = rows["user_id"].to_numpy(np.int64) * n_items + rows["item_id"].to_numpy(np.int64)
+    seen = allowed["user_id"].to_numpy(np.int64) * n_items + allowed["item_id"].to_numpy(np.int64)
+    both = np.isin(judged, seen)
+    if both.any():
+        first = rows[both].iloc[0]
+        raise ValueError(
+            f"{both.sum()} judged pairs are among the visible interactions, e.g. row {first['row']}: user "
+            f"{first['user_id']}, item {first['item_id']}. Give `allowed` earlier parts of the split only."
+        )
+
+
+def split_evidence(
+    interactions: pd.DataFrame, split: pd.DataFrame, retriever_label: Retriever, retriever_final: Retriever,
+    n_similar_users: int, n_similar_items: int,
+) -> pd.DataFrame:  # fmt: skip
+    """Evidence of every label, validation, test and development row, by the forward split.
+
+    Label rows see the graph part (60 %) through a retriever trained on it; the later rows see graph and label
+    part (80 %) through one trained on both: a training prompt is no better informed than a test prompt.
+
+    Args:
+        interactions: row, user_id, item_id, rating, timestamp.
+        split: row, split, request_timestamp.
+        retriever_label: trained on the graph part.
+        retriever_final: trained on graph and label part.
+        n_similar_users: see `build_evidence`.
+        n_similar_items: see `build_evidence`.
+
+    Returns:
+        As `build_evidence`, sorted by row.
+    """
+    frame = interactions.merge(split[["row", "split", "request_timestamp"]], on="row", validate="one_to_one")
+    part = frame["split"]
+    graph, label = frame[part == "graph"], frame[part == "label"]
+    later = frame[part.isin(["validation", "test", "development"])]
+    k = (n_similar_users, n_similar_items)
+    parts = [
+        build_evidence(label, graph, retriever_label, *k),
+        build_evidence(later, pd.concat([graph, label]), retriever_final, *k),
+    ]
+    return pd.concat(parts).sort_values("row").reset_index(drop=True)

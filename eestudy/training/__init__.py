@@ -1,0 +1,35 @@
+"""Joint training of adapter and exit heads, and the offline scores of every head on every judged row.
+
+Runs in a notebook, or over several processes with `accelerate launch -m eestudy.training`. Training keeps
+checkpoints and scoring keeps finished chunks, both marked with a fingerprint of everything they depend on, so
+that a killed run goes on where it stopped and a stale one starts anew.
+"""
+
+from eestudy.training.loop import CHECKPOINT, initialise_heads, look, make_batches, train
+from eestudy.training.model import (
+    ADAPTER,
+    HEADS,
+    ExitModel,
+    build_model,
+    load_trained,
+    make_optimizer,
+    schedule,
+    trained_arrays,
+    training_fingerprint,
+)
+from eestudy.training.requests import Request, drop_evidence, first_rows, keep, load_requests, only_mode
+from eestudy.training.scoring import (
+    calibrate_scores,
+    describe_rows,
+    head_logits,
+    load_scorable,
+    score_parts,
+    score_requests,
+)
+
+__all__ = [
+    "ADAPTER", "CHECKPOINT", "HEADS", "ExitModel", "Request", "build_model", "calibrate_scores", "describe_rows",
+    "drop_evidence", "first_rows", "head_logits", "initialise_heads", "keep", "load_requests", "load_scorable",
+    "load_trained", "look", "make_batches", "make_optimizer", "only_mode", "schedule", "score_parts",
+    "score_requests", "train", "trained_arrays", "training_fingerprint",
+]

@@ -1,0 +1,86 @@
+"""The backbone with its adapter and exit heads as one module, and its trained part as named arrays."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
+
+from eestudy import artifacts, backbone, exit_heads
+from eestudy.artifacts import Run
+from eestudy.config import StudyConfig
+
+ADAPTER, HEADS = "adapter.safetensors", "exit_heads.safetensors"
+SOURCES = ("training/loop.py", "training/model.py", "training/requests.py", "backbone.py", "exit_heads.py",
+           "prompts.py")  # what trained weights depend on
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy")
+
+
+class ExitModel(nn.Module):
+    """The backbone with its exit heads, as one module: a pack in, logits of all heads out."""
+
+    def __init__(self, model, heads: exit_heads.ExitHeads):
+        super().__init__()
+        self.backbone, self.heads = model, heads
+
+    def forward(self, pack: backbone.Pack) -> torch.Tensor:
+        """Logits [E, C] of the pack's C candidates."""
+        return self.heads(backbone.exit_states(self.backbone, pack, self.heads.exit_layers))
+
+
+def build_model(cfg: StudyConfig, tokenizer) -> ExitModel:
+    """The backbone with a fresh LoRA adapter and untrained heads."""
+    model = backbone.load_model(cfg.backbone, cfg.seed)
+    layers = exit_heads.check_exit_layers(cfg.heads.exit_layers, backbone.n_layers(model))
+    norm_weight, direction, eps = backbone.answer_direction(model, *backbone.answer_ids(tokenizer, cfg.backbone))
+    heads = exit_heads.ExitHeads(layers, norm_weight, direction, eps)
+    torch.manual_seed(cfg.seed)
+    lora = LoraConfig(r=cfg.heads.lora_rank, lora_alpha=cfg.heads.lora_alpha, target_modules="all-linear")
+    return ExitModel(get_peft_model(model, lora), heads)
+
+
+def trained_arrays(model: ExitModel) -> dict[str, np.ndarray]:
+    """Adapter and heads as named arrays: `adapter.*` and `heads.*`."""
+    state = {f"adapter.{k}": v for k, v in get_peft_model_state_dict(model.backbone).items()}
+    state |= {f"heads.{k}": v for k, v in model.heads.state_dict().items()}
+    return {k: v.detach().float().cpu().numpy().copy() for k, v in state.items()}
+
+
+def load_trained(model: ExitModel, arrays: dict[str, np.ndarray]) -> None:
+    """Put arrays from `trained_arrays` back into the model."""
+    tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
+    adapter = {k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")}
+    set_peft_model_state_dict(model.backbone, adapter)
+    model.heads.load_state_dict({k.removeprefix("heads."): v for k, v in tensors.items() if k.startswith("heads.")})
+
+
+def make_optimizer(model: ExitModel, cfg: StudyConfig) -> torch.optim.Optimizer:
+    """AdamW with one group for the adapter and one per head, each with its own learning rate."""
+    rates = exit_heads.head_learning_rates(model.heads.exit_layers, cfg.heads.head_lr, cfg.heads.shallow_lr_factor)
+    groups = [{"params": [p for p in model.backbone.parameters() if p.requires_grad], "lr": cfg.heads.lora_lr}]
+    groups += [{"params": list(h.parameters()), "lr": lr} for h, lr in zip(model.heads.heads, rates, strict=True)]
+    return torch.optim.AdamW(groups, weight_decay=cfg.heads.weight_decay)
+
+
+def schedule(step: int, n_steps: int, warmup_fraction: float) -> float:
+    """Factor on every learning rate: linear warm-up, then a cosine to 0."""
+    warmup = max(1, round(warmup_fraction * n_steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
+
+
+def training_fingerprint(cfg: StudyConfig, run: Run) -> str:
+    """Hash of everything that trained weights depend on: settings, inputs, sources, library versions."""
+    package = Path(__file__).resolve().parents[1]
+    return artifacts.fingerprint({
+        "config": cfg.model_dump(mode="json", include={"seed", "prompt", "backbone", "heads"}),
+        "inputs": [artifacts.artifact_hash(run, name) for name in ("prompts.parquet", "split.parquet")],
+        "sources": {name: artifacts.sha256_file(package / name) for name in SOURCES},
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    })

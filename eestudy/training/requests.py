@@ -1,0 +1,69 @@
+"""Judged rows as requests of token ids: one prefix, several candidates, each row in one or several modes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eestudy import artifacts, prompts
+from eestudy.artifacts import Run
+from eestudy.config import MODES
+
+
+@dataclass(frozen=True)
+class Request:
+    """Token ids and labels of one request; several modes of one row may stand beside each other."""
+
+    prefix: list[int]
+    suffixes: list[list[int]]
+    rows: np.ndarray  # [C] row ids
+    modes: np.ndarray  # [C] index into MODES
+    labels: np.ndarray  # [C]
+
+
+def load_requests(run: Run, tokenizer) -> dict[str, list[Request]]:
+    """All judged requests by part: 'label', 'select', 'risk', 'test'; every row in every mode."""
+    table = artifacts.read_table(run, "prompts.parquet")
+    ids = prompts.tokenize(table, tokenizer)
+    meta = table[["row"]].merge(artifacts.read_table(run, "split.parquet")[["row", "split", "half"]], on="row")
+    labels = artifacts.read_table(run, "interactions.parquet").set_index("row")["label"]
+    meta["part"] = np.where(meta["split"] == "validation", meta["half"], meta["split"])
+    meta["label"] = meta["row"].map(labels)
+    requests: dict[str, list[Request]] = {"label": [], "select": [], "risk": [], "test": []}
+    for _, group in table.groupby("request_id", sort=True):
+        index = group.index.to_numpy()
+        suffixes = [ids[mode][i] for mode in MODES for i in index]
+        rows, modes = np.tile(table["row"].to_numpy()[index], len(MODES)), np.repeat(range(len(MODES)), len(index))
+        label = np.tile(meta["label"].to_numpy()[index], len(MODES))
+        request = Request(ids["prefix"][index[0]], suffixes, rows, modes, label)
+        requests[meta["part"][index[0]]].append(request)
+    return requests
+
+
+def keep(request: Request, wanted: np.ndarray) -> Request:
+    """The request with only the candidates where `wanted` [C] is true."""
+    index = np.flatnonzero(wanted)
+    return Request(request.prefix, [request.suffixes[i] for i in index], request.rows[index], request.modes[index],
+                   request.labels[index])
+
+
+def only_mode(requests: Sequence[Request], mode: str) -> list[Request]:
+    """Each request with its candidates in one mode."""
+    return [keep(r, r.modes == MODES.index(mode)) for r in requests]
+
+
+def drop_evidence(request: Request, probability: Sequence[float], rng: np.random.Generator) -> Request:
+    """Each row once, in a mode drawn at random (evidence dropout)."""
+    n_rows = len(request.rows) // len(MODES)
+    drawn = prompts.draw_modes(n_rows, probability, rng)
+    wanted = np.zeros(len(request.rows), bool)
+    wanted[drawn * n_rows + np.arange(n_rows)] = True
+    return keep(request, wanted)
+
+
+def first_rows(requests: Sequence[Request], n_rows: int) -> list[Request]:
+    """The first requests that together hold at least `n_rows` candidates."""
+    sizes = np.cumsum([len(r.rows) for r in requests])
+    return list(requests[: int(np.searchsorted(sizes, n_rows)) + 1])

@@ -1,0 +1,106 @@
+"""Offline scores: the logit of every head on every candidate, in chunks that survive a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from eestudy import artifacts, backbone, exit_heads
+from eestudy.artifacts import Run
+from eestudy.config import MODES, StudyConfig
+from eestudy.progress import progress
+from eestudy.training.model import ADAPTER, HEADS, ExitModel, build_model, load_trained, training_fingerprint
+from eestudy.training.requests import Request, only_mode
+
+REQUESTS_PER_CHUNK = 25
+
+
+@torch.inference_mode()
+def head_logits(model: ExitModel, requests: Sequence[Request], label: str = "scoring") -> np.ndarray:
+    """Raw logits of every head on every candidate: [n, E], in the order of the requests."""
+    model.eval()
+    device = next(model.heads.parameters()).device
+    blocks = [model(backbone.make_pack(r.prefix, r.suffixes, device)).T.cpu().numpy()
+              for r in progress(requests, label, unit="request")]
+    return np.concatenate(blocks)  # [n, E]
+
+
+def score_requests(run: Run, model: ExitModel, requests: Sequence[Request], name: str, wanted: str) -> pd.DataFrame:
+    """Raw logits in resumable chunks.
+
+    Args:
+        run: where finished chunks are kept, as `chunks/<name>_<k>.parquet`.
+        model: trained or untrained.
+        requests: what to score.
+        name: names the chunks.
+        wanted: fingerprint of the weights; chunks of another one are made again.
+
+    Returns:
+        Columns row, mode, logit_<layer>; one line per candidate.
+    """
+    columns = [f"logit_{layer}" for layer in model.heads.exit_layers]
+    tables = []
+    for start in range(0, len(requests), REQUESTS_PER_CHUNK):
+        chunk, file = requests[start:start + REQUESTS_PER_CHUNK], f"chunks/{name}_{start:05d}.parquet"
+        if not artifacts.is_current(run, file, wanted):
+            logits = head_logits(model, chunk, f"{name} {start}/{len(requests)}")
+            table = pd.DataFrame(logits, columns=columns)
+            table.insert(0, "row", np.concatenate([r.rows for r in chunk]))
+            table.insert(1, "mode", np.array(MODES)[np.concatenate([r.modes for r in chunk])])
+            artifacts.write_table(run, file, table, fingerprint=wanted)
+        tables.append(artifacts.read_table(run, file))
+    return pd.concat(tables, ignore_index=True)
+
+
+def load_scorable(cfg: StudyConfig, run: Run, tokenizer) -> ExitModel:
+    """The trained model with its adapter merged into the weights: same logits, no extra products."""
+    model = build_model(cfg, tokenizer)
+    load_trained(model, artifacts.read_arrays(run, ADAPTER) | artifacts.read_arrays(run, HEADS))
+    model.backbone = model.backbone.merge_and_unload()
+    return model.eval()
+
+
+def score_parts(cfg: StudyConfig, run: Run, model: ExitModel, requests: dict[str, list[Request]]) -> pd.DataFrame:
+    """Raw logits of the selection and test rows in every mode, and of the risk rows in mode 'both'.
+
+    Returns:
+        Columns row, mode, logit_<layer>.
+    """
+    wanted = training_fingerprint(cfg, run)
+    parts = {"select": requests["select"], "risk": only_mode(requests["risk"], "both"), "test": requests["test"]}
+    tables = [score_requests(run, model, part, name, wanted) for name, part in parts.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def describe_rows(run: Run, logits: pd.DataFrame) -> pd.DataFrame:
+    """Scores with what is known of each row: user_id, request_id, split, half and label in front."""
+    rows = artifacts.read_table(run, "split.parquet")[["row", "request_id", "split", "half"]]
+    rows = rows.merge(artifacts.read_table(run, "interactions.parquet")[["row", "user_id", "label"]], on="row")
+    first = ["row", "user_id", "request_id", "mode", "split", "half", "label"]
+    table = logits.merge(rows, on="row", how="left", validate="many_to_one")
+    return table[first + [column for column in logits if column not in first]]
+
+
+def calibrate_scores(scores: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[list[float]]]]:
+    """Turn raw logits into calibrated p_yes, head by head and mode by mode, fitted on the selection half only.
+
+    Args:
+        scores: from `describe_rows`, with logit_<layer> columns.
+
+    Returns:
+        The same rows with p_yes_<layer> in place of logit_<layer>, and per mode [E, 2] slope and intercept.
+    """
+    columns = [column for column in scores if column.startswith("logit_")]
+    names = [column.replace("logit_", "p_yes_") for column in columns]
+    table, calibration = scores.drop(columns=columns), {}
+    p_yes = np.zeros((len(scores), len(columns)), dtype=np.float32)
+    for mode in scores["mode"].unique():
+        here = (scores["mode"] == mode).to_numpy()
+        fit = scores[here & (scores["half"] == "select")]
+        pairs = [exit_heads.fit_calibration(fit[column].to_numpy(float), fit["label"].to_numpy()) for column in columns]
+        calibration[mode] = [list(pair) for pair in pairs]
+        p_yes[here] = exit_heads.calibrate(scores.loc[here, columns].to_numpy(float), np.array(pairs))
+    return pd.concat([table, pd.DataFrame(p_yes, columns=names, index=table.index)], axis=1), calibration

@@ -1,0 +1,50 @@
+#!/bin/sh
+# Make .venv with the packages of requirements.txt. Called by `make env`; PYTHON and TORCH_INDEX are optional.
+# The stamp is written last: a .venv without it was interrupted and is made anew.
+set -eu
+
+stamp=.venv/installed.txt
+wanted=$(cat requirements.txt pyproject.toml | cksum)
+if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
+  exit 0
+fi
+
+python=
+for candidate in $PYTHON python3.13 python3.12 python3.11 python3 python; do
+  # ensurepip is asked for because some systems ship it, and so venv, apart
+  if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+    2>/dev/null; then
+    python=$candidate
+    break
+  fi
+done
+if [ -z "$python" ]; then
+  cat >&2 <<'END'
+error: no Python 3.11, 3.12 or 3.13 with venv was found. Install one and call make again:
+  Debian, Ubuntu, WSL2:  sudo apt install python3 python3-venv
+  Fedora:                sudo dnf install python3.12
+  macOS:                 brew install python@3.12
+  conda:                 conda env create -f environment.yml && conda activate eestudy   (then make ... USE_CURRENT_ENV=1)
+or name one: make env PYTHON=/path/to/python3.12
+END
+  exit 1
+fi
+
+echo "Making .venv with $("$python" --version). The downloads take some minutes, once."
+rm -rf .venv
+"$python" -m venv .venv
+pip() {
+  .venv/bin/python -m pip --disable-pip-version-check "$@"
+}
+
+# On Linux a plain torch is a CUDA build of gigabytes, so the CPU index is tried first.
+torch=$(grep '^torch==' requirements.txt)
+if [ -n "${TORCH_INDEX:-}" ] &&
+  pip install -q --dry-run --no-deps --index-url "$TORCH_INDEX" --timeout 5 --retries 0 "$torch" >/dev/null 2>&1; then
+  pip install --no-deps --index-url "$TORCH_INDEX" "$torch"
+else
+  echo "TORCH_INDEX (${TORCH_INDEX:-empty}) is not used; pip's own configuration serves torch."
+  pip install --no-deps "$torch"
+fi
+pip install -q -c requirements.txt -e '.[quickstart,study,dev]'
+echo "$wanted" >"$stamp"

@@ -1,0 +1,126 @@
+"""The packed attention and the layer stepping equal the unmodified model, for every supported family."""
+
+import copy
+
+import pytest
+import torch
+from eestudy import backbone
+from eestudy.config import BackboneConfig
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+SHAPE = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+             num_key_value_heads=2, initializer_range=0.3, max_position_embeddings=512)
+CONFIGS = {
+    "llama": LlamaConfig(**SHAPE),
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=8),
+    "mistral": MistralConfig(**SHAPE, sliding_window=None),
+}
+TOLERANCE = 1e-4
+
+
+def tiny(family, attention=backbone.ATTENTION):
+    torch.manual_seed(0)
+    config = copy.deepcopy(CONFIGS[family])  # a model changes its config
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
+
+
+def states(model, pack, layers):
+    with torch.inference_mode():
+        return list(backbone.exit_states(model, pack, layers))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_packed_equals_one_by_one(family):
+    model, plain = tiny(family), tiny(family, "sdpa")
+    prefix, suffixes = [1, 2, 3, 4], [[5], [6, 7, 8], [9, 10]]
+    packed = states(model, backbone.make_pack(prefix, suffixes), [3])[0]
+    for candidate, suffix in enumerate(suffixes):
+        with torch.inference_mode():
+            alone = plain.model(torch.tensor([prefix + suffix])).last_hidden_state[0, -1]
+        torch.testing.assert_close(plain.model.norm(packed[candidate]), alone, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_stepping_equals_the_unmodified_models_hidden_states(family):
+    model, plain = tiny(family), tiny(family, "sdpa")
+    ids = [1, 2, 3, 4, 5]
+    found = states(model, backbone.make_pack(ids[:3], [ids[3:]]), [1, 2, 3])
+    with torch.inference_mode():
+        wanted = plain.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    for layer in (1, 2):  # earlier states are raw, the last one is already normed by the library
+        torch.testing.assert_close(found[layer - 1][0], wanted[layer][0, -1], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(plain.model.norm(found[2][0]), wanted[3][0, -1], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_models_own_forward_runs_with_the_packed_attention(family):
+    ids = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    with torch.inference_mode():
+        packed = tiny(family)(ids, attention_mask=mask).logits
+        plain = tiny(family, "sdpa")(ids, attention_mask=mask).logits
+    torch.testing.assert_close(packed[mask.bool()], plain[mask.bool()], atol=1e-3, rtol=1e-3)
+
+
+def test_padded_batches_give_the_last_raw_state():
+    model = tiny("llama", "sdpa")
+    ids, mask = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    with torch.inference_mode():
+        found = backbone.last_states(model, ids, mask)
+        alone = [model.model(torch.tensor([row])).last_hidden_state[0, -1] for row in ([1, 2, 3, 4], [5, 6])]
+    torch.testing.assert_close(model.model.norm(found), torch.stack(alone), atol=TOLERANCE, rtol=0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 7), st.lists(st.integers(1, 6), min_size=1, max_size=5), st.data())
+def test_candidates_do_not_see_each_other(n_prefix, lengths, data):
+    model = tiny("llama")
+    token = st.integers(1, 96)
+    prefix = data.draw(st.lists(token, min_size=n_prefix, max_size=n_prefix))
+    suffixes = [data.draw(st.lists(token, min_size=n, max_size=n)) for n in lengths]
+    together = states(model, backbone.make_pack(prefix, suffixes), [3])[0]
+    for candidate, suffix in enumerate(suffixes):
+        alone = states(model, backbone.make_pack(prefix, [suffix]), [3])[0][0]
+        torch.testing.assert_close(together[candidate], alone, atol=TOLERANCE, rtol=0)
+
+
+def test_compaction_changes_no_survivor():
+    model, pack = tiny("llama"), backbone.make_pack([1, 2, 3], [[4], [5, 6], [7, 8, 9]])
+    keep = torch.tensor([True, False, True])
+    with torch.inference_mode():
+        whole = backbone.run_layers(model, backbone.embed(model, pack), pack.positions, pack.layout, 0, 3)
+        half = backbone.run_layers(model, backbone.embed(model, pack), pack.positions, pack.layout, 0, 1)
+        hidden, positions, layout = backbone.compact(half, pack.positions, pack.layout, keep)
+        found = backbone.run_layers(model, hidden, positions, layout, 1, 3)[0, backbone.answer_index(layout)]
+    assert layout.lengths == (1, 3)
+    torch.testing.assert_close(found, whole[0, backbone.answer_index(pack.layout)][keep], atol=TOLERANCE, rtol=0)
+
+
+def test_the_packed_attention_has_gradients():
+    model = tiny("llama")
+    sum(s.sum() for s in backbone.exit_states(model, backbone.make_pack([1, 2], [[3], [4, 5]]), [1, 3])).backward()
+    assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("n_prefix", "lengths"), [(0, [1]), (3, []), (3, [2, 0])])
+def test_an_empty_piece_is_refused(n_prefix, lengths):
+    with pytest.raises(backbone.BackboneError, match="non-empty"):
+        backbone.make_layout(n_prefix, lengths)
+
+
+def test_an_encoder_is_refused(tmp_path):
+    from transformers import GPT2Config
+
+    model = AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=10))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(backbone.BackboneError, match="gpt2"):
+        backbone.load_model(BackboneConfig(source=str(tmp_path)), attention="sdpa")
+
+
+def test_random_weights_follow_the_seed():
+    one, two, other = (backbone.load_model(BackboneConfig(source="random-llama"), seed).lm_head.weight
+                       for seed in (1, 1, 2))
+    assert torch.equal(one, two) and not torch.equal(one, other)

@@ -1,0 +1,59 @@
+"""Settings are typed, closed and the same for every caller; what does not exist is refused by name."""
+
+import pytest
+from pydantic import ValidationError
+
+from eestudy import config
+
+RUNS = [(dataset, profile) for dataset in config.DATASETS for profile in config.PROFILES]
+
+
+@pytest.mark.parametrize(("dataset", "profile"), RUNS)
+def test_every_profile_of_every_dataset_is_valid(dataset, profile):
+    settings = config.load(dataset, profile, 1)
+    assert (settings.data.name, settings.profile, settings.seed) == (dataset, profile, 1)
+    assert settings == config.load(dataset, profile, 1)
+
+
+@pytest.mark.parametrize(("dataset", "profile"), RUNS)
+def test_settings_are_consistent(dataset, profile):
+    settings = config.load(dataset, profile)
+    assert sum(settings.data.split_fractions) == pytest.approx(1)
+    assert sum(settings.prompt.keep_probability) == pytest.approx(1)
+    assert len(settings.prompt.keep_probability) == len(config.MODES)
+    layers = settings.heads.exit_layers
+    assert list(layers) == sorted(set(layers)) and layers[0] >= 1 and len(layers) >= 6
+    assert 0 <= settings.policy.min_exit < len(layers)
+
+
+def test_development_users_are_150_and_unique():
+    users = config.load().data.development_users
+    assert len(users) == len(set(users)) == 150
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    (("ml-99k", "laptop", 0), "unknown dataset 'ml-99k'; known: ml-100k"),
+    (("ml-100k", "labtop", 0), "unknown profile 'labtop'; known: smoke, laptop"),
+    (("ml-100k", "laptop", -1), "non-negative integer"),
+    (("ml-100k", "laptop", True), "non-negative integer"),
+    (("ml-100k", "laptop", "0"), "non-negative integer"),
+])
+def test_unknown_parameters_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        config.load(*given)
+
+
+def test_unknown_fields_are_refused():
+    with pytest.raises(ValidationError, match="top_kk"):
+        config.RetrieverConfig(top_kk=3)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError):
+        config.load().policy.patience = 5
+
+
+def test_every_field_says_what_it_is():
+    for section in set(config.Section.__subclasses__()) - {config.StudyConfig}:
+        assert section.__doc__
+        assert all(field.description for field in section.model_fields.values()), section.__name__

@@ -1,0 +1,29 @@
+"""Progress hands on every item, and under make prints plain lines that can be removed again."""
+
+import pytest
+
+from eestudy import progress as module
+from eestudy.progress import progress
+
+
+@pytest.mark.parametrize("plain", ["", "1"])
+def test_every_item_in_order(monkeypatch, plain):
+    monkeypatch.setenv("EESTUDY_PLAIN_PROGRESS", plain)
+    assert list(progress([3, 1, 2], "reading")) == [3, 1, 2]
+    assert list(progress(iter("ab"), "reading", total=2)) == ["a", "b"]
+
+
+def test_plain_lines_say_what_is_left(monkeypatch, capsys):
+    monkeypatch.setenv("EESTUDY_PLAIN_PROGRESS", "1")
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0)
+    list(progress(range(4), "scoring", unit="request", initial=6))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and all(line.startswith("[progress] scoring: ") for line in lines)
+    assert lines[0].startswith("[progress] scoring: 7/10 requests") and "min left" in lines[0]
+    assert lines[-1].startswith("[progress] scoring: 10/10 requests")
+
+
+def test_quick_work_prints_nothing(monkeypatch, capsys):
+    monkeypatch.setenv("EESTUDY_PLAIN_PROGRESS", "1")
+    list(progress(range(100), "scoring"))
+    assert capsys.readouterr().out == ""

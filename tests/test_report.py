@@ -1,0 +1,556 @@
+"""Report: equivalence with plain loops, nulls stay null, untrusted titles stay text, the check can fail."""
+
+import copy
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eestudy import artifacts, config, metrics, report
+from eestudy.report import comparison, figures, headline, narrative, page, reference, tables
+from eestudy.report.__main__ import main
+from eestudy.report.judged import llm_scores, policy_scores, stack
+
+LAYERS = [2, 4, 6]
+HOSTILE = ['<script>alert("x")</script>', "*bold* [link](http://evil.example) | cell", "' onload='x",
+           "Zero\x00 \u202eWidth\u200b\nTwo", "# Heading `code` &amp; $x$"]  # fmt: skip
+CHOSEN = {"policy": "confidence"}
+
+
+def _p(rng, label, strength, shift=0.4):
+    return 1 / (1 + np.exp(-(strength * (label - 0.5) + rng.normal(0, 1, len(label)) + shift)))
+
+
+def _interactions(rng, n_users, per_user, n_items):
+    user_id = np.repeat(np.arange(n_users), per_user)
+    n = len(user_id)
+    rating = rng.integers(1, 6, n).astype(np.float32)
+    frame = pd.DataFrame({"row": np.arange(n), "user_id": user_id, "item_id": rng.integers(0, n_items, n),
+                          "rating": rating, "label": (rating >= 4).astype(np.int8),
+                          "timestamp": np.arange(n, dtype=np.int64)})  # fmt: skip
+    place = np.tile(np.arange(per_user), n_users)
+    split = np.select([place < per_user // 2, place < 3 * per_user // 4], ["label", "validation"], "test")
+    half = np.where(split == "validation", np.where(user_id % 2, "select", "risk"), "")
+    request = pd.factorize(pd.Series(user_id).astype(str) + split)[0]
+    parts = pd.DataFrame({"row": frame["row"], "split": split, "half": half, "request_id": request,
+                          "request_timestamp": 0, "judged": True})  # fmt: skip
+    return frame, parts
+
+
+def _head_scores(rng, frame, parts, layers):
+    tables_ = []
+    for mode, strength in zip(config.MODES, (1.6, 1.2, 0.6), strict=True):
+        keep = parts["split"].isin(("validation", "test"))
+        if mode != "both":
+            keep &= parts["half"] != "risk"
+        part = frame.loc[keep, ["row", "user_id", "label"]].merge(parts[["row", "request_id", "split", "half"]])
+        for layer in layers:
+            depth = min(1, 0.3 + layer / layers[-1]) if mode == "both" else layer / layers[-1]
+            part[f"p_yes_{layer}"] = _p(rng, part["label"].to_numpy(), strength * depth)
+        tables_.append(part.assign(mode=mode))
+    return pd.concat(tables_, ignore_index=True)
+
+
+def _policies(run, head, layers):
+    test = head[(head["split"] == "test") & (head["mode"] == "both")]
+    names = ("confidence", "patience", "shuffled", "oracle", "static")
+    index = {name: np.arange(len(test)) % (len(layers) - i % 2) for i, name in enumerate(names)}
+    rows = [{"split": split, "policy": name, "threshold": 0.5, "auc": 0.7, "gauc": 0.6, "log_loss": 0.6, "ece": 0.1,
+             "mean_exit_layer": 4.0, "mean_exit_fraction": 0.3 + i / 20, "token_layer_fraction": 0.4 + i / 20,
+             "selected": name not in ("shuffled", "oracle")}
+            for split in ("validation", "test") for i, name in enumerate(names)]  # fmt: skip
+    rows += [{**rows[-5], "threshold": t, "selected": False, "token_layer_fraction": t} for t in (0.3, 0.6)]
+    artifacts.write_table(run, "policies.csv", pd.DataFrame(rows))
+    decisions = [pd.DataFrame({"row": test["row"], "policy": name, "exit_index": index[name]}) for name in names]
+    artifacts.write_table(run, "exit_decisions.parquet", pd.concat(decisions))
+    artifacts.write_json(run, "selected_policy.json", {"policy": "confidence", "threshold": 0.5})
+
+
+def _latency(run, rng, layers):
+    contenders = {"plain": 8.0, "packed_full_depth": 1.0, "packed_early_exit": 0.45, f"packed_static_{layers[0]}": 0.3}
+    rows = [{"contender": name, "repeat": repeat, "request_id": request, "n_candidates": 8, "n_tokens": 300,
+             "seconds": seconds * rng.uniform(0.9, 1.1)}
+            for name, seconds in contenders.items() for repeat in range(2) for request in range(5)]  # fmt: skip
+    artifacts.write_table(run, "latency.csv", pd.DataFrame(rows))
+
+
+def write_run(run, n_users=20, per_user=16, layers=LAYERS, titles=HOSTILE):
+    """Synthetic artifacts of notebooks 01 to 07."""
+    rng = np.random.default_rng(0)
+    frame, parts = _interactions(rng, n_users, per_user, len(titles))
+    label = frame["label"].to_numpy()
+    artifacts.write_table(run, "interactions.parquet", frame)
+    artifacts.write_table(run, "split.parquet", parts)
+    artifacts.write_table(run, "items.parquet", pd.DataFrame({"item_id": range(len(titles)), "title": titles}))
+    simple = {name: _p(rng, label, 0.2 * i) for i, name in enumerate((*config.TRIVIAL_BASELINES, "logistic_mf"))}
+    simple["click_rate"] = np.full(len(frame), label.mean())
+    artifacts.write_table(run, "baseline_scores.parquet", pd.DataFrame({"row": frame["row"], **simple}))
+    evidence = {"logistic_evidence": _p(rng, label, 1.5), "boosted_evidence": _p(rng, label, 1.3)}
+    artifacts.write_table(run, "evidence_model_scores.parquet", pd.DataFrame({"row": frame["row"], **evidence}))
+    head = _head_scores(rng, frame, parts, layers)
+    artifacts.write_table(run, "head_scores.parquet", head)
+    prompts = [f"History: {title}\nTarget " for title in np.array(titles, dtype=object)[frame["item_id"]]]
+    artifacts.write_table(run, "prompts.parquet", pd.DataFrame({"row": frame["row"], "prefix": prompts,
+                                                                "suffix_both": "The others 5 4. Like?"}))  # fmt: skip
+    _policies(run, head, layers)
+    _latency(run, rng, layers)
+    early = artifacts.metric("auc_early_exit", 0.7, "AUC", ci95=(0.6, 0.8), n=80)
+    ratio = artifacts.metric("throughput_ratio_early_exit_vs_plain", 6.5, "times", kind="time", ci95=(6, 7), n=10)
+    artifacts.write_json(run, "metrics_06.json", [early])
+    artifacts.write_json(run, "metrics_07.json", [ratio])
+
+
+def run_08(run, n_bootstrap=50):
+    """What notebook 08 does."""
+    choices = report.choices(run) | CHOSEN
+    judged = report.judge(run, choices, n_bootstrap, 0)
+    layers = report.exit_layers(artifacts.read_table(run, "head_scores.parquet"))
+    curves = report.depth_curves(judged, layers)
+    table = report.tradeoff_table(judged, layers, artifacts.read_table(run, "policies.csv"),
+                                  artifacts.read_table(run, "latency.csv"), choices)  # fmt: skip
+    artifacts.write_json(run, "choices.json", choices)
+    artifacts.write_table(run, "depth_curves.csv", curves)
+    artifacts.write_table(run, "tradeoff.csv", table)
+    artifacts.write_json(run, "metrics_08.json", report.tradeoff_metrics(judged, layers, curves, choices))
+    return judged, layers, curves, table, choices
+
+
+def run_09(run):
+    """What notebook 09 does."""
+    cfg = config.load(run.dataset, run.profile, run.seed)
+    found = report.build_metrics(run, cfg)
+    artifacts.write_json(run, "metrics.json", found)
+    blocks = report.report_blocks(run, found, 20)
+    artifacts.write_bytes(run, "report.md", report.to_markdown(blocks).encode())
+    artifacts.write_bytes(run, "report.html", report.to_html("Report", blocks).encode())
+    return found
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A finished synthetic run: (run, judged, layers, curves, table, choices, metrics)."""
+    run = artifacts.Run(tmp_path_factory.mktemp("run"), "ml-100k", "laptop", 0)
+    write_run(run)
+    made = run_08(run)
+    report.save(run, report.tradeoff_figure(made[3], "confidence"), "08_tradeoff_token_layers")
+    return run, *made, run_09(run)
+
+
+# --- scores and tables ---
+
+
+def test_scores_are_aligned_by_row(built):
+    run, judged = built[0], built[1]
+    head = artifacts.read_table(run, "head_scores.parquet").sample(frac=1, random_state=0)
+    label = artifacts.read_table(run, "interactions.parquet").set_index("row")["label"]
+    frame, scores = llm_scores(head, "test")
+    for place, row in enumerate(frame["row"]):
+        for mode in config.MODES:
+            one = head[(head["row"] == row) & (head["mode"] == mode)].iloc[0]
+            assert scores[f"{mode}@4"][place] == one["p_yes_4"]
+    assert (judged.label == label.loc[judged.row]).all()
+
+
+def test_policy_scores_equal_a_loop(built):
+    run, judged, layers = built[:3]
+    decisions = artifacts.read_table(run, "exit_decisions.parquet")
+    for policy, part in decisions.groupby("policy"):
+        exits = dict(zip(part["row"], part["exit_index"], strict=True))
+        wanted = [judged.scores[f"both@{layers[exits[row]]}"][place] for place, row in enumerate(judged.row)]
+        assert judged.scores[policy].tolist() == wanted
+
+
+def test_missing_decisions_are_an_error(built):
+    run, judged = built[:2]
+    decisions = artifacts.read_table(run, "exit_decisions.parquet").iloc[1:]
+    with pytest.raises(report.ReportError, match="exit_decisions"):
+        policy_scores(decisions, judged.row, np.zeros((len(judged.row), 3)))
+
+
+def test_a_mode_without_rows_is_an_error(built):
+    head = artifacts.read_table(built[0], "head_scores.parquet")
+    with pytest.raises(report.ReportError, match="none"):
+        llm_scores(head[head["mode"] != "none"], "test")
+
+
+def test_choices_do_not_read_test(built, tmp_path):
+    run, choices = built[0], built[5]
+    spoilt = artifacts.Run(tmp_path, "ml-100k", "laptop", 0)
+    split = artifacts.read_table(run, "split.parquet")
+    for name in ("split.parquet", "interactions.parquet", "evidence_model_scores.parquet", "baseline_scores.parquet"):
+        table = artifacts.read_table(run, name)
+        if "scores" in name:  # on test rows the worst becomes the best
+            table.loc[(split["split"] == "test").to_numpy(), table.columns[1:]] *= -1
+        artifacts.write_table(spoilt, name, table)
+    assert report.choices(spoilt).items() <= choices.items()
+
+
+def test_depth_curves_equal_direct_metrics(built):
+    judged, curves = built[1], built[3]
+    for _, row in curves.iterrows():
+        score = judged.scores[f"{row['mode']}@{row['layer']}"]
+        assert row["auc"] == pytest.approx(metrics.auc(judged.label, score))
+        assert row["gauc"] == pytest.approx(metrics.gauc(judged.label, score, judged.user_id))
+        assert row["auc_lo"] <= row["auc_hi"]
+        click_rate = metrics.log_loss(judged.label, judged.scores["click_rate"])
+        assert row["log_loss_minus_click_rate"] == pytest.approx(metrics.log_loss(judged.label, score) - click_rate)
+
+
+@given(st.lists(st.floats(0.3, 0.95), min_size=2, max_size=8))
+def test_first_layer_of_gain_equals_a_loop(auc):
+    layers = list(range(1, len(auc) + 1))
+    found = tables.first_layer_of_gain(auc, layers)
+    if max(auc) <= 0.5:
+        assert np.isnan(found)
+    else:
+        assert found == next(m for m, a in zip(layers, auc, strict=True) if a - 0.5 >= 0.95 * (max(auc) - 0.5))
+
+
+def test_layer_interval_holds_layers_there_are(built):
+    judged, layers = built[1:3]
+    found = tables.layer_of_gain(judged, "none", layers)
+    assert {found["value"], *found["ci95"]} <= set(layers)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), min_size=1, max_size=8))
+def test_dominated_equals_a_loop(points):
+    table = pd.DataFrame([{"setting": str(i), "kind": "control" if control else "static", "auc": q / 4.0,
+                           "token_layer_fraction": c / 4.0} for i, (c, q, control) in enumerate(points)])  # fmt: skip
+    marked = tables.mark_dominated(table)
+    for i, (cost, quality, _) in enumerate(points):
+        worse = any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q, control in points if not control)
+        assert marked["dominated"][i] == worse
+    edge = figures.frontier(table, "token_layer_fraction", "auc")["setting"]
+    assert not marked.set_index("setting").loc[edge, "dominated"].any()
+
+
+def test_tradeoff_has_every_setting_once_and_baselines_at_no_cost(built):
+    table = built[4]
+    fixed = table[table["kind"] != "sweep"]
+    assert fixed["setting"].is_unique
+    assert set(fixed["kind"]) == {"static", "dynamic", "control", "baseline", "stacked", "plain"}
+    baselines = table[table["kind"] == "baseline"]
+    assert (baselines["token_layer_fraction"] == 0).all() and baselines["latency_ms_p50"].isna().all()
+    sources = fixed.set_index("setting")["latency_source"]
+    assert sources["confidence"] == "measured" and sources["static 4"] == "interpolated"
+    shuffled = fixed.set_index("setting").loc["shuffled"]
+    assert shuffled["auc"] == 0.7 and np.isnan(shuffled["auc_lo"])  # the mean of many permutations, as 06 found it
+
+
+def test_latency_between_measured_settings_only():
+    table = pd.DataFrame({"setting": list("abcd"), "kind": "static", "contender": ["", "x", "", "y"],
+                          "token_layer_fraction": [0.1, 0.2, 0.3, 0.4]})  # fmt: skip
+    latency = pd.DataFrame({"contender": ["x", "y", "y"], "seconds": [1.0, 2.0, 4.0]})
+    marked = tables.mark_latency(table, latency)
+    assert np.isnan(marked["latency_ms_p50"][0])
+    assert marked["latency_ms_p50"].tolist()[1:] == pytest.approx([1000, 2000, 3000])
+    assert marked["throughput_rps"][3] == pytest.approx(1 / 3)
+
+
+def test_empty_latency_is_null_not_zero(built):
+    run, judged, layers, _, _, choices = built[:6]
+    empty = artifacts.read_table(run, "latency.csv").iloc[:0]
+    table = report.tradeoff_table(judged, layers, artifacts.read_table(run, "policies.csv"), empty, choices)
+    assert table[["latency_ms_p50", "throughput_rps"]].isna().all(axis=None)
+    with pytest.raises(ValueError, match="latency_ms_p50"):
+        report.tradeoff_figure(table, "confidence", "latency_ms_p50")
+
+
+def test_stacking_uses_both_models():
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 2, 2000)
+    a, b = _p(rng, label, 1.0, 0), _p(rng, label, 1.0, 0)
+    both = stack(label[:1000], [a[:1000], b[:1000]], [a[1000:], b[1000:]])
+    assert metrics.auc(label[1000:], both) > max(metrics.auc(label[1000:], s[1000:]) for s in (a, b)) + 0.02
+    assert stack(np.ones(3), [a[:3], b[:3]], [a[3:6], b[3:6]]) == pytest.approx((a[3:6] + b[3:6]) / 2)
+
+
+# --- metrics.json ---
+
+
+def test_headline_has_exactly_the_promised_names(built):
+    found = built[-1]
+    assert tuple(found["headline"]) == report.HEADLINE and len(report.HEADLINE) == 25
+    assert found["headline"]["token_layer_fraction"] is None  # the synthetic 06 did not measure it
+    for name in ("auc_early_exit", "auc_llm_minus_evidence_model", "layer_of_95_percent_of_gain_with_evidence"):
+        assert set(found["headline"][name]) == {"value", "ci95", "n", "unit"}
+    assert found["not_measured"] == ["00", "01", "02", "03", "04", "05"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_headline_of_nothing_is_null():
+    assert set(headline.headline([]).values()) == {None}
+    null = artifacts.metric("auc_early_exit", None, "AUC")
+    assert headline.headline([null])["auc_early_exit"] is None
+
+
+def test_conflicting_metrics_are_an_error():
+    one, two = artifacts.metric("a", 1, "AUC"), artifacts.metric("a", 2, "AUC")
+    assert headline.merge_metrics({"05": [one], "08": [one]}) == [one]
+    with pytest.raises(report.ReportError, match="metrics_05.json and metrics_08.json"):
+        headline.merge_metrics({"05": [one], "08": [two]})
+
+
+def test_source_hash_ignores_outputs(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    cell = {"cell_type": "code", "source": ["1 + 1"], "outputs": []}
+    path = tmp_path / "notebooks" / "a.ipynb"
+    hashes = []
+    for outputs, source in (([], "1 + 1"), ([{"text": "2"}], "1 + 1"), ([], "1 + 2")):
+        path.write_text(json.dumps({"cells": [cell | {"outputs": outputs, "source": [source]}]}))
+        hashes.append(headline.source_hash(tmp_path))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+# --- sentences and pages ---
+
+
+@pytest.mark.parametrize(("value", "ci95", "word"), [
+    (0.1, (0.05, 0.2), "; A wins."), (-0.1, (-0.2, -0.05), "; B wins."), (0.1, (-0.1, 0.2), "inconclusive"),
+    (0.1, None, "nothing is claimed"), (None, None, "not measured"),
+])  # fmt: skip
+def test_verdict_names_the_winner_or_none(value, ci95, word):
+    assert word in report.verdict({"value": value, "ci95": ci95}, "A", "B")
+
+
+def test_all_null_headline_renders(built):
+    empty = {**built[-1], "metrics": [], "headline": dict.fromkeys(report.HEADLINE), "choices": {}}
+    assert "not measured" in report.summary(empty)
+    lines = report.readme_table(empty).splitlines()
+    assert len(lines) == 7 and all(line.count("|") == 3 for line in lines)
+    assert "nan" not in report.summary(empty).lower().replace("nance", "")
+
+
+class _Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen, self.attributes = set(), set()
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        for name, value in attrs:
+            assert name != "src" or value.startswith("data:image/png;base64,")
+
+
+def test_report_html_is_self_contained_and_escaped(built):
+    text = built[0].path("report.html").read_text()
+    parser = _Tags()
+    parser.feed(text)
+    assert not parser.seen & {"script", "link", "a", "iframe"} and "img" in parser.seen
+    assert not {name for name in parser.attributes if name.startswith("on")}
+    assert "&lt;script&gt;" in text and not set(text) & set("\x00\u202e\u200b")
+
+
+def test_report_markdown_keeps_titles_as_text(built):
+    text = built[0].path("report.md").read_text()
+    assert "<script" not in text and not re.search(r"(?<!\\)\]\((?!figures/)", text)
+    assert not set(text) & set("\x00\u202e\u200b")
+    assert r"\*bold\*" in text
+
+
+@given(st.text())
+def test_escaping_leaves_no_markup(text):
+    assert not set(page.escape_html(text)) & set("<>\"'\n\r\x00")
+    escaped = page.escape_markdown(text)
+    assert not set(escaped) & set("<>\n\r\x00")
+    bare = escaped.replace("\\\\", "")
+    assert all(bare[i - 1] == "\\" for i, c in enumerate(bare) if c in "`*_[]|")
+
+
+def test_examples_are_few_and_known(built):
+    rows = narrative.examples(built[0], 4)
+    assert len(rows) == 4 and {row["title"] for row in rows} <= set(HOSTILE)
+    assert len({row["row"] for row in rows}) == 4
+    assert all("The others" in row["prompt"] for row in rows)
+
+
+def test_published_numbers_carry_their_evidence_class(built):
+    table = comparison.published(built[-1]["headline"])
+    assert set(table["evidence_class"]) <= set(comparison.CLASSES)
+    assert table[["metric", "dataset", "unit", "source", "where"]].ne("").all(axis=None)
+    values = {name: item["value"] for name, item in built[-1]["headline"].items() if item}
+    gcn = table.set_index("metric").loc["auc_gcn_retriever", "our_value"]
+    assert gcn == pytest.approx(100 * values["auc_full_depth_similar_users_only"])
+    assert np.isnan(table.set_index("metric").loc["auc_llm_retriever", "our_value"])
+
+
+# --- make check ---
+
+
+def _state(table, name):
+    return table.set_index("name").loc[name, "state"]
+
+
+def _changed(found, name, **fields):
+    other = copy.deepcopy(found)
+    for item in other["metrics"]:
+        if item["name"] == name:
+            item.update(fields)
+    return other
+
+
+def test_a_run_agrees_with_itself(built):
+    table = report.compare(built[-1], built[-1], {})
+    assert not (table["state"] == "fail").any()
+    assert _state(table, "n_judged_test_rows") == "pass"
+    assert _state(table, "throughput_ratio_early_exit_vs_plain") == "shown"
+    assert _state(table, "auc_early_exit_minus_evidence_model") == "inconclusive"
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("auc_full_depth_retrieval", 0.1), ("auc_full_depth_retrieval", None), ("n_judged_test_rows", 1),
+    ("auc_early_exit", 1.2),
+])  # fmt: skip
+def test_check_can_fail(built, name, value):
+    table = report.compare(built[-1], _changed(built[-1], name, value=value), {})
+    assert "fail" in table.loc[table["name"] == name, "state"].tolist()
+
+
+def test_measured_deviation_is_the_tolerance(built):
+    name, wanted = "auc_full_depth_retrieval", built[-1]
+    value = {item["name"]: item["value"] for item in wanted["metrics"]}[name]
+    for shift, deviation, state in ((0.029, 0.01, "pass"), (0.031, 0.01, "fail")):
+        moved = _changed(wanted, name, value=value - shift)
+        trivial_far = _changed(wanted, "auc_best_trivial_baseline", value=0.5)
+        assert _state(report.compare(trivial_far, moved, {name: deviation}), name) == state
+
+
+def test_tolerance_that_reaches_the_trivial_baseline_never_passes(built):
+    name, found = "auc_full_depth_retrieval", built[-1]
+    assert _state(report.compare(found, found, {name: 1.0}), name) == "inconclusive"
+    assert _state(report.compare(found, found, {"auc_retrieval_gain": 1.0}), "auc_retrieval_gain") == "inconclusive"
+
+
+@pytest.mark.parametrize("key", ["data", "split", "sampling"])
+def test_other_data_or_split_fails(built, key):
+    other = copy.deepcopy(built[-1])
+    other["hashes"][key] = "0" * 64
+    assert _state(report.compare(built[-1], other, {}), key) == "fail"
+
+
+def test_another_asset_fails_and_an_added_one_does_not(built):
+    found = built[-1]
+    wanted, changed = copy.deepcopy(found), copy.deepcopy(found)
+    wanted["hashes"]["assets"] = {"recbole": "a" * 64}
+    changed["hashes"]["assets"] = {"recbole": "b" * 64, "new": "c" * 64}
+    assert _state(report.compare(wanted, changed, {}), "asset recbole") == "fail"
+    changed["hashes"]["assets"]["recbole"] = "a" * 64
+    assert not (report.compare(wanted, changed, {})["state"] == "fail").any()
+
+
+def test_another_seed_shows_counts(built):
+    other = _changed(built[-1], "n_judged_test_rows", value=7) | {"seed": 1}
+    assert _state(report.compare(built[-1], other, {}), "n_judged_test_rows") == "shown"
+
+
+def test_missing_headline_name_breaks_an_invariant(built):
+    other = copy.deepcopy(built[-1])
+    del other["headline"]["auc_early_exit"]
+    assert _state(report.compare(built[-1], other, {}), "headline") == "fail"
+
+
+def test_seed_deviation():
+    runs = [{"seed": seed, "metrics": [artifacts.metric("a", value, "AUC"), artifacts.metric("t", 1, "s", "time")]}
+            for seed, value in ((0, 0.7), (1, 0.8))]  # fmt: skip
+    assert report.seed_deviation(runs) == {"a": pytest.approx(np.std([0.7, 0.8], ddof=1), abs=1e-6)}
+    with pytest.raises(ValueError, match="two or more"):
+        report.seed_deviation(runs[:1])
+
+
+# --- make reference and the command line ---
+
+
+@pytest.fixture
+def places(built, tmp_path, monkeypatch):
+    """RUN_DIR with the built run's files, and a reference folder of its own."""
+    monkeypatch.setenv("RUN_DIR", str(tmp_path / "runs"))
+    monkeypatch.setattr(reference.folder, "__defaults__", (tmp_path / "reference",))
+    monkeypatch.setattr(reference.make, "__defaults__", (tmp_path / "reference",))
+    monkeypatch.setattr(reference.read, "__defaults__", (tmp_path / "reference",))
+    target = artifacts.open_run("ml-100k", "laptop", 0)
+    target.root.rmdir()
+    shutil.copytree(built[0].root, target.root)
+    return target, tmp_path / "reference" / "ml-100k" / "laptop"
+
+
+def test_reference_then_check(places, capsys):
+    run, folder = places
+    notebook = {"cells": [{"cell_type": "code", "source": "", "metadata": {"papermill": {"x": 1}}, "outputs": [
+        {"output_type": "stream", "text": [f"read {run.root}/items\n", *[f"{HOSTILE[1]}\n"] * 30]},
+        {"output_type": "stream", "text": [f"read {run.root}/items\n"]}]}], "metadata": {"papermill": {}}}  # fmt: skip
+    (run.root / "notebooks").mkdir()
+    (run.root / "notebooks" / "01_data.ipynb").write_text(json.dumps(notebook))
+    assert main(["reference"]) == 0
+    (folder / "seed_deviation.json").write_text("{}")
+    assert main(["reference"]) == 0 and (folder / "seed_deviation.json").exists()
+    copied = (folder / "notebooks" / "01_data.ipynb").read_text()
+    assert HOSTILE[1][:6] not in copied and "left out" in copied and "papermill" not in copied
+    assert str(run.root) not in copied and "<run>/items" in copied
+    assert len(json.loads((folder / "examples.json").read_text())) <= 20
+    assert json.loads((folder / "provenance.json").read_text())["versions"]["numpy"]
+    assert (folder / "figures" / "08_tradeoff_token_layers.png").exists()
+    assert main(["check"]) == 0
+    assert "fail: 0" in capsys.readouterr().out
+    found = artifacts.read_json(run, "metrics.json")
+    artifacts.write_json(run, "metrics.json", _changed(found, "auc_full_depth_retrieval", value=0.1))
+    assert main(["check"]) == 1
+    assert "auc_full_depth_retrieval" in capsys.readouterr().out
+    assert main(["summary"]) == 0 and main(["readme-table"]) == 0
+
+
+def test_counts_only_reference_keeps_no_quality(built):
+    kept = reference.counts_only(built[-1])
+    assert {item["kind"] for item in kept["metrics"]} == {"count"}
+    assert tuple(kept["headline"]) == report.HEADLINE and set(kept["headline"].values()) == {None}
+    assert not (report.compare(kept, built[-1], {})["state"] == "fail").any()
+    table = report.compare(kept, _changed(built[-1], "n_judged_test_rows", value=1), {})
+    assert _state(table, "n_judged_test_rows") == "fail"
+
+
+def test_check_without_reference_or_run_says_what_to_do(places, tmp_path, capsys, monkeypatch):
+    assert main(["check"]) == 1
+    assert "make reference" in capsys.readouterr().err
+    monkeypatch.setenv("RUN_DIR", str(tmp_path / "empty"))
+    assert main(["summary"]) == 1
+    assert "make reproduce" in capsys.readouterr().err
+    assert main(["check", "--dataset", "nope"]) == 1
+
+
+def test_titles_are_counted_over_notebooks():
+    def book(lines):
+        return {"cells": [{"outputs": [{"data": {"text/plain": "\n".join(["Toy Story"] * lines)}}]}]}
+
+    kept, dropped = book(3), book(3)
+    left = reference.limit_titles(kept, ["Toy Story", "M"], 5)
+    assert left == 2 and "data" in kept["cells"][0]["outputs"][0]
+    assert reference.limit_titles(dropped, ["Toy Story"], left) == 2
+    assert dropped["cells"][0]["outputs"][0]["text"] == reference.LEFT_OUT
+
+
+# --- figures ---
+
+
+def test_spread_keeps_order_and_distance():
+    rng = np.random.default_rng(0)
+    values = rng.random(7)
+    placed = figures._spread(values, 0.05)
+    assert (np.diff(np.sort(placed)) >= 0.05 - 1e-6).all()
+    assert (np.argsort(placed) == np.argsort(values)).all()
+
+
+def test_figures_have_titles_and_labels(built):
+    curves, table = built[3], built[4]
+    made = [report.depth_figure(curves, table, ["item_mean"]), report.loss_figure(curves, 0.69),
+            report.tradeoff_figure(table, "confidence"),
+            report.tradeoff_figure(table, "confidence", "latency_ms_p50")]  # fmt: skip
+    for figure in made:
+        assert figure.get_suptitle()
+        assert all(axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes)
+    figures.plt.close("all")

@@ -1,0 +1,66 @@
+"""Small stand-ins that several test files share: a tokenizer built in code and a whole tiny run."""
+
+import numpy as np
+import pandas as pd
+from eestudy import artifacts, config
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+
+def byte_tokenizer():
+    """One token per byte, and ' yes' and ' no' as one token each."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {letter: i for i, letter in enumerate([*alphabet, "<unk>"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([" yes", " no"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")  # noqa: S106
+
+
+def frames(n_users=12, n_items=20, per_user=15, max_candidates=3, seed=0):
+    """Interactions, users, items, split and evidence of a made-up dataset, in the shape notebooks 01 and 03 write."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(n_users):
+        for position, item in enumerate(rng.permutation(n_items)[:per_user]):
+            rating = int(rng.integers(1, 6))
+            rows.append((user, item, float(rating), int(rating >= 4), 1000 * position + user))
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "label", "timestamp"])
+    table.insert(0, "row", range(len(table)))
+    position = table.groupby("user_id").cumcount()
+    part = pd.cut(position, [-1, per_user * 0.6 - 1, per_user * 0.8 - 1, per_user * 0.9 - 1, per_user],
+                  labels=["graph", "label", "validation", "test"]).astype(str)
+    half = np.where(part == "validation", np.where(table["user_id"] < n_users * 2 // 3, "select", "risk"), "")
+    split = pd.DataFrame({"row": table["row"], "split": part, "half": half})
+    block = table.assign(part=part).groupby(["user_id", "part"]).cumcount() // max_candidates
+    key = table["user_id"].astype(str) + part + block.astype(str)
+    split["request_id"] = np.where(part == "graph", -1, pd.factorize(key)[0])
+    first = table.groupby(split["request_id"])["timestamp"].transform("min")
+    split["request_timestamp"] = np.where(part == "graph", -1, first)
+    split["judged"] = part != "graph"
+    asked = split.loc[split["judged"], "row"]
+    lists = [rng.integers(1, 6, rng.integers(0, 4)).astype(np.int8) for _ in range(2 * len(asked))]
+    evidence = pd.DataFrame({"row": asked, "others": lists[::2], "own": lists[1::2]})
+    users = pd.DataFrame({"user_id": range(n_users), "age": "30", "gender": "F", "occupation": "writer"})
+    items = pd.DataFrame({"item_id": range(n_items), "title": [f"Film {i}" for i in range(n_items)]})
+    return {"interactions": table, "users": users, "items": items, "split": split, "evidence": evidence}
+
+
+def study(**heads):
+    """The smoke settings, smaller still."""
+    cfg = config.load("ml-100k", "smoke", 0)
+    fields = {"checkpoint_steps": 3, "n_init_rows": 10, "n_eval_rows": 10, **heads}
+    return cfg.model_copy(update={
+        "heads": cfg.heads.model_copy(update=fields),
+        "prompt": cfg.prompt.model_copy(update={"max_prefix_tokens": 300, "max_suffix_tokens": 200}),
+    })
+
+
+def run_with(tables, folder):
+    """A run in `folder` that holds the given tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = artifacts.Run(folder, "ml-100k", "smoke", 0)
+    for name, frame in tables.items():
+        artifacts.write_table(run, f"{name}.parquet", frame)
+    return run
