@@ -4,7 +4,8 @@
 set -eu
 
 stamp=.venv/installed.txt
-wanted=$(cat requirements.txt pyproject.toml | cksum)
+# what stands from [tool.ruff] on does not touch the packages
+wanted=$(sed '/^\[tool\.ruff\]/,$d' pyproject.toml | cat requirements.txt - | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
   exit 0
 fi

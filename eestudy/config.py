@@ -63,7 +63,7 @@ class BaselineConfig(Section):
     mf_dim: int = Field(16, description="latent dimensions of logistic matrix factorisation")
     mf_epochs: int = Field(30, description="upper bound; the best epoch on validation is kept")
     mf_lr: float = Field(0.01, description="Adam learning rate")
-    mf_weight_decay: float = Field(1e-4, description="L2 penalty")
+    mf_weight_decay: float = Field(5e-5, description="L2 penalty")
     mf_batch_size: int = Field(1024, description="rows per step")
 
 

@@ -84,26 +84,35 @@ def active_seconds(record: Path, fingerprint: str) -> Iterator[Callable[[], floa
         keep()
 
 
-def tidy(notebook, parts: dict):
+def _clean(text: str, run: artifacts.Run) -> str:
+    """Text without progress lines, and with paths that mean something elsewhere, too."""
+    text = re.sub(r"^\[progress\].*\n?", "", text, flags=re.MULTILINE)
+    for path, short in ((str(run.root), "run"), (f"{artifacts.ROOT}/", ""), (f"{sys.prefix}/", "")):
+        text = text.replace(path, short)
+    return text
+
+
+def tidy(notebook, run: artifacts.Run, parts: dict):
     """The executed copy without progress lines and machine paths, and with the fingerprint it was made with.
 
     Args:
         notebook: an nbformat notebook; changed in place.
+        run: the run it belongs to.
         parts: `pipeline.fingerprint_parts` of the moment it was started.
 
     Returns:
         The notebook.
     """
     for cell in notebook.cells:
-        outputs = []
-        for output in cell.get("outputs", []):
+        if cell.cell_type != "code":
+            continue
+        for output in cell.outputs:
             if output.output_type == "stream":
-                output.text = re.sub(r"^\[progress\].*\n?", "", output.text, flags=re.MULTILINE)
-                output.text = output.text.replace(f"{artifacts.ROOT}/", "").replace(f"{sys.prefix}/", "")
-            if output.output_type != "stream" or output.text:
-                outputs.append(output)
-        if cell.cell_type == "code":
-            cell.outputs = outputs
+                output.text = _clean(output.text, run)
+            for kind, content in output.get("data", {}).items():
+                if kind.startswith("text/"):
+                    output.data[kind] = _clean(content, run)
+        cell.outputs = [output for output in cell.outputs if output.output_type != "stream" or output.text]
     for private in ("input_path", "output_path", "environment_variables"):
         notebook.metadata.get("papermill", {}).pop(private, None)
     notebook.metadata["eestudy"] = parts
@@ -173,7 +182,7 @@ def execute(name: str, run: artifacts.Run, project: Project = PROJECT) -> Path:
             raise artifacts.ArtifactError(f"{name} ended without writing {', '.join(missing)} (see eestudy/chain.py)")
         total = seconds()
     _record_duration(run, name, total)
-    artifacts.write_atomic(copy, nbformat.writes(tidy(notebook, parts)).encode())
+    artifacts.write_atomic(copy, nbformat.writes(tidy(notebook, run, parts)).encode())
     unfinished.unlink(missing_ok=True)
     record.unlink(missing_ok=True)
     pipeline.refresh(run, project)

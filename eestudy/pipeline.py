@@ -45,7 +45,7 @@ def _value_hash(value) -> str:
 
 
 def _constants(notebook: Source, modules: list[str], package: dict[str, Source]) -> list[str]:
-    """The constants of `config` that a notebook or its modules name; the tables that `load` reads count by their values."""
+    """The constants of `config` that a notebook or its modules name; what `load` reads counts by its values."""
     text = notebook.text + "".join(package[module].text for module in modules if module in package)
     named = set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", text)) - {"DATASETS", "PROFILES"}
     return sorted(name for name in named if hasattr(config, name))

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30
 

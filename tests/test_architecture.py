@@ -90,7 +90,7 @@ def functions():
                 yield pytest.param(node, id=f"{path.relative_to(PACKAGE)}:{node.name}")
 
 
-@pytest.mark.parametrize("function", functions())
+@pytest.mark.parametrize("function", list(functions()))
 def test_functions_are_short_and_documented(function):
     assert function.end_lineno - function.lineno < 40
     assert function.name.startswith("_") or ast.get_docstring(function), "a public function needs a docstring"

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
-from eestudy import backbone
-from eestudy.config import BackboneConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+from eestudy import backbone
+from eestudy.config import BackboneConfig
 
 SHAPE = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, initializer_range=0.3, max_position_embeddings=512)

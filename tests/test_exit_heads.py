@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from eestudy import backbone, exit_heads
-from eestudy.config import BackboneConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from eestudy import backbone, exit_heads
+from eestudy.config import BackboneConfig
 
 
 def random_heads(layers=(1, 2, 3), size=8):

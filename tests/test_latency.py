@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+
 from eestudy import latency
 
 
@@ -28,9 +29,10 @@ def test_summaries_equal_numpy():
 
 
 def test_the_ratio_of_a_program_twice_as_fast_is_two():
-    times = pd.DataFrame([(name, repeat, request, scale * (1 + request)) for name, scale in (("slow", 2.0), ("fast", 1.0))
-                          for repeat in range(2) for request in range(5)],
-                         columns=["contender", "repeat", "request", "seconds"])
+    speeds = {"slow": 2.0, "fast": 1.0}
+    records = [(name, repeat, request, scale * (1 + request))
+               for name, scale in speeds.items() for repeat in range(2) for request in range(5)]
+    times = pd.DataFrame(records, columns=["contender", "repeat", "request", "seconds"])
     found = latency.throughput_ratio(times, "fast", "slow", 200, 0)
     assert found["value"] == pytest.approx(2) and found["n"] == 5
     assert found["ci95"] == pytest.approx((2, 2))

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import toys
-from eestudy import prompts
-from eestudy.config import KNOWN_PARTS, MODES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from eestudy import prompts
+from eestudy.config import KNOWN_PARTS, MODES
 
 TOKENIZER = toys.byte_tokenizer()
 
@@ -32,7 +33,8 @@ def test_a_title_is_one_printable_line(title):
 @given(st.lists(st.text(min_size=1, max_size=80), min_size=1, max_size=4))
 def test_titles_keep_to_their_budget(titles):
     for text in prompts.cut_titles(titles, TOKENIZER, 12):
-        assert prompts.n_tokens(TOKENIZER, text) <= 12 + 3  # a cut multi-byte letter decodes to a replacement of 3 bytes
+        # a multi-byte letter that is cut in the middle decodes to a replacement of 3 bytes
+        assert prompts.n_tokens(TOKENIZER, text) <= 12 + 3
 
 
 def test_texts_read_as_shown():
@@ -40,7 +42,8 @@ def test_texts_read_as_shown():
     assert prompts.suffix_text("similar_users", "Fargo", [], [4]) == " Fargo. others none. Like?"
     assert prompts.suffix_text("none", "Fargo", [3], [4]) == " Fargo. Like?"
     user = pd.Series({"age": "24", "gender": "M", "occupation": "technician"})
-    assert prompts.profile_text(user, 10, 6, 3.7, "movie") == "24 years, male, technician. Likes 60% of movies, mean 3.70."
+    wanted = "24 years, male, technician. Likes 60% of movies, mean 3.70."
+    assert prompts.profile_text(user, 10, 6, 3.7, "movie") == wanted
     assert prompts.profile_text(pd.Series({}), 0, 0, np.nan, "book") == "user. No books rated yet."
 
 

@@ -198,7 +198,7 @@ def test_depth_curves_equal_direct_metrics(built):
         assert row["auc"] == pytest.approx(metrics.auc(judged.label, score))
         assert row["gauc"] == pytest.approx(metrics.gauc(judged.label, score, judged.user_id))
         assert row["auc_lo"] <= row["auc_hi"]
-        click_rate = metrics.log_loss(judged.label, judged.scores["click_rate"])
+        click_rate = metrics.log_loss(judged.label, judged.scores[report.CLICK_RATE])
         assert row["log_loss_minus_click_rate"] == pytest.approx(metrics.log_loss(judged.label, score) - click_rate)
 
 
@@ -246,7 +246,8 @@ def test_tradeoff_has_every_setting_once_and_baselines_at_no_cost(built):
 def test_latency_between_measured_settings_only():
     table = pd.DataFrame({"setting": list("abcd"), "kind": "static", "contender": ["", "x", "", "y"],
                           "token_layer_fraction": [0.1, 0.2, 0.3, 0.4]})  # fmt: skip
-    latency = pd.DataFrame({"contender": ["x", "y", "y"], "seconds": [1.0, 2.0, 4.0]})
+    latency = pd.DataFrame({"contender": ["x", "y", "y", "y"], "request_id": [1, 1, 1, 2],
+                            "seconds": [1.0, 2.0, 4.0, 99.0]})  # request 2 was not timed for x  # fmt: skip
     marked = tables.mark_latency(table, latency)
     assert np.isnan(marked["latency_ms_p50"][0])
     assert marked["latency_ms_p50"].tolist()[1:] == pytest.approx([1000, 2000, 3000])
@@ -290,11 +291,12 @@ def test_headline_of_nothing_is_null():
     assert headline.headline([null])["auc_early_exit"] is None
 
 
-def test_conflicting_metrics_are_an_error():
+def test_one_name_with_two_values_stays_two_entries():
     one, two = artifacts.metric("a", 1, "AUC"), artifacts.metric("a", 2, "AUC")
     assert headline.merge_metrics({"05": [one], "08": [one]}) == [one]
-    with pytest.raises(report.ReportError, match="metrics_05.json and metrics_08.json"):
-        headline.merge_metrics({"05": [one], "08": [two]})
+    assert [m["name"] for m in headline.merge_metrics({"05": [one], "08": [two]})] == ["a", "a_08"]
+    other_split = artifacts.metric("a", 2, "AUC", split="validation")
+    assert headline.merge_metrics({"05": [one], "08": [other_split]}) == [one, other_split]
 
 
 def test_source_hash_ignores_outputs(tmp_path):

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import toys
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from eestudy import backbone, exit_policies, scorer, training
 from eestudy.config import BackboneConfig, PolicyConfig
 from eestudy.exit_heads import ExitHeads
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 LAYERS = (1, 2, 3, 4, 5, 6)
 BASE_RATE = 0.55

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-import toys
 import torch
+import toys
+
 from eestudy import artifacts, backbone, prompts, training
 from eestudy.config import MODES
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pandas as pd
-from eestudy import artifacts, config
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from eestudy import artifacts, config
 
 
 def byte_tokenizer():

@@ -3,7 +3,7 @@
 from eestudy.report.comparison import compare, published, seed_deviation
 from eestudy.report.figures import depth_figure, loss_figure, save, style, tradeoff_figure
 from eestudy.report.headline import HEADLINE, build_metrics, tradeoff_metrics
-from eestudy.report.judged import Judged, ReportError, choices, difference, estimate, exit_layers, judge
+from eestudy.report.judged import CLICK_RATE, Judged, ReportError, choices, difference, estimate, exit_layers, judge
 from eestudy.report.narrative import (
     findings,
     findings_markdown,
@@ -27,7 +27,7 @@ from eestudy.report.tables import (
 )
 
 __all__ = [
-    "HEADLINE", "Judged", "ReportError", "build_metrics", "choices", "compare", "compare_with_reference",
+    "CLICK_RATE", "HEADLINE", "Judged", "ReportError", "build_metrics", "choices", "compare", "compare_with_reference",
     "depth_curves", "depth_figure", "difference", "estimate", "exit_layers", "findings", "findings_markdown",
     "first_layer_of_gain", "headline_table", "judge", "latency_summary", "layer_of_gain", "layer_of_gain_difference",
     "loss_figure", "mark_dominated", "published", "readme_table", "report_blocks", "save", "seed_deviation", "style",

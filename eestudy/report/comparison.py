@@ -143,6 +143,8 @@ def compare(reference: dict, run: dict, deviations: dict[str, float]) -> pd.Data
             rows.append(_row(item["name"], "time", item["value"], value, "shown", "times are not judged"))
         else:
             rows.append(judge_quality(item, value, values, deviations))
+        if item["split"] != "test":  # one name may stand for several splits
+            rows[-1]["name"] += f" ({item['split']})"
     table = pd.DataFrame(rows)
     return table.sort_values("state", key=lambda state: state.map(STATES.index), kind="stable", ignore_index=True)
 

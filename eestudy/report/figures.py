@@ -146,7 +146,9 @@ def _tradeoff_panel(axis, table: pd.DataFrame, cost: str, metric: str, chosen: s
         axis.plot(*part.sort_values(cost)[[cost, metric]].to_numpy().T, color=COLOURS["dynamic"], lw=0.5, alpha=0.35)
     static = table[table["kind"] == "static"].sort_values(cost)
     axis.plot(static[cost], static[metric], "-", color=COLOURS["static"], lw=1.2)
-    barred = table[table["kind"].isin(("static", "plain")) | table["setting"].eq(chosen)]
+    axis.fill_between(static[cost], static[f"{metric}_lo"], static[f"{metric}_hi"], color=COLOURS["static"], alpha=0.1,
+                      lw=0)  # fmt: skip
+    barred = table[table["kind"].isin(("stacked", "plain")) | table["setting"].eq(chosen)]
     axis.vlines(barred[cost], barred[f"{metric}_lo"], barred[f"{metric}_hi"], color="0.45", lw=0.8)
     for names, label, colour, marker, size in _marks(table.dropna(subset=[cost]), chosen):
         part = table[(table["setting"].isin(names) | table["kind"].isin(names)) & (table["kind"] != "sweep")]
@@ -156,8 +158,8 @@ def _tradeoff_panel(axis, table: pd.DataFrame, cost: str, metric: str, chosen: s
             "facecolors": face, "edgecolors": np.where(hollow, colour, "black" if names == [chosen] else "white")}
         axis.scatter(part[cost], part[metric], marker=marker, label=label, s=size, lw=0.9, zorder=3, **edge)
     for _, row in static.dropna(subset=[cost]).iterrows():
-        axis.annotate(f"{row['layer']:.0f}", (row[cost], row[metric]), xytext=(4, -10), textcoords="offset points",
-                      fontsize=8, color=COLOURS["static"])  # fmt: skip
+        axis.annotate(f"{row['layer']:.0f}", (row[cost], row[metric]), xytext=(0, 6), textcoords="offset points",
+                      ha="center", fontsize=8, color=COLOURS["static"])  # fmt: skip
     edge = frontier(table, cost, metric)
     axis.step([*edge[cost], right], [*edge[metric], edge[metric].iloc[-1]], where="post", color="black", lw=1.3,
               ls=(0, (4, 2)), label="frontier", zorder=1)  # fmt: skip
@@ -165,14 +167,16 @@ def _tradeoff_panel(axis, table: pd.DataFrame, cost: str, metric: str, chosen: s
 
 def _frame_panel(axis, table: pd.DataFrame, cost: str, metric: str, right: float) -> None:
     """Limits around what an LLM reaches, and the names of the models without one at the left."""
-    shown = table[table["kind"].isin(("static", "dynamic", "control", "plain", "stacked"))]
-    low, high = shown[metric].min(), shown[[metric, f"{metric}_hi"]].max(axis=None)
-    low = min(low, shown.loc[shown["kind"] == "static", f"{metric}_lo"].min())
-    low -= 0.25 * (high - low)
+    shown = table.loc[~table["kind"].isin(("baseline", "sweep")), metric]
+    low, high = shown.min(), max(shown.max(), table.loc[table["kind"] == "baseline", metric].max())
+    if not np.isfinite([low, high]).all():
+        return  # a handful of rows, on which the metric is not defined
+    low, high = low - 0.3 * max(high - low, 0.02), high + 0.2 * max(high - low, 0.02)
     simple = table[(table["kind"] == "baseline") & (table[metric] >= low)]
-    axis.set(ylim=(low, high + 0.05 * (high - low)), ylabel=METRICS[metric])
+    axis.set(ylim=(low, high), ylabel=METRICS[metric])
     at, label_at, edge = _left_edge(axis, simple[cost].min(), right)
-    ticks = axis.get_xticks() if axis.get_xscale() == "linear" else [d * 10.0**k for k in range(-1, 6) for d in (1, 2, 5)]
+    decades = [digit * 10.0**power for power in range(-1, 6) for digit in (1, 2, 5)]
+    ticks = axis.get_xticks() if axis.get_xscale() == "linear" else decades
     ticks = [tick for tick in ticks if at <= tick <= right and (tick > at or at == 0)]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xlim(edge, right)
@@ -188,7 +192,7 @@ def _left_edge(axis, at: float, right: float) -> tuple[float, float, float]:
 
 
 def tradeoff_figure(table: pd.DataFrame, chosen: str, cost: str = "token_layer_fraction") -> Figure:
-    """AUC and GAUC against cost; bars are 95 % intervals of static exits and of the selected policy.
+    """AUC and GAUC against cost; the band and bars are 95 % intervals over users.
 
     Args:
         table: from `tables.tradeoff_table`.
@@ -213,5 +217,5 @@ def tradeoff_figure(table: pd.DataFrame, chosen: str, cost: str = "token_layer_f
         _frame_panel(axis, table, cost, metric, right)
         axis.set_xlabel(text[cost])
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-    figure.suptitle("What does a saved layer cost in accuracy? (test rows; bars: 95 % over users)")
+    figure.suptitle("What does a saved layer cost in accuracy? (test rows; band and bars: 95 % over users)")
     return figure

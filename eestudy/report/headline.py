@@ -12,7 +12,7 @@ import pandas as pd
 from eestudy import artifacts, assets
 from eestudy.artifacts import metric as entry
 from eestudy.config import MODES, StudyConfig
-from eestudy.report.judged import Judged, ReportError, difference, estimate
+from eestudy.report.judged import CLICK_RATE, Judged, difference, estimate
 from eestudy.report.tables import layer_of_gain, layer_of_gain_difference
 
 SCHEMA_VERSION = 1
@@ -85,7 +85,7 @@ def depth_metrics(judged: Judged, layers: list[int], curves: pd.DataFrame) -> li
               for mode, name in names.items()]  # fmt: skip
     moved = layer_of_gain_difference(judged, "both", "none", layers)
     found.append(_entry("layer_of_95_percent_of_gain_with_minus_without_evidence", moved, "layer"))
-    found.append(_entry("log_loss_of_the_click_rate", estimate(judged, "log_loss", "click_rate"), "nats"))
+    found.append(_entry("log_loss_of_the_click_rate", estimate(judged, "log_loss", CLICK_RATE), "nats"))
     found.append(entry("n_judged_test_rows", len(judged.label), "rows", kind="count"))
     found.append(entry("n_judged_test_users", judged.n_users, "users", kind="count"))
     return found
@@ -110,19 +110,16 @@ def tradeoff_metrics(judged: Judged, layers: list[int], curves: pd.DataFrame, ch
 def merge_metrics(parts: dict[str, list[dict]]) -> list[dict]:
     """One flat list from all notebooks' entries, in the order of the notebooks.
 
-    Raises:
-        ReportError: two notebooks give one name and split two values.
+    A name (and split) that an earlier notebook has given another value is kept too, with the notebook's number
+    added: `auc_x_05`. The same value twice is one entry.
     """
     merged: dict[tuple, dict] = {}
-    origin: dict[tuple, str] = {}
     for notebook, entries in parts.items():
         for item in entries:
-            key = (item["name"], item["split"])
-            if key in merged and merged[key]["value"] != item["value"]:
-                files = f"metrics_{origin[key]}.json and metrics_{notebook}.json"
-                raise ReportError(f"{files} disagree on {key}: rename one of the two entries")
-            merged.setdefault(key, item)
-            origin.setdefault(key, notebook)
+            known = merged.get((item["name"], item["split"]))
+            if known is not None and known["value"] != item["value"]:
+                item = {**item, "name": f"{item['name']}_{notebook}"}
+            merged.setdefault((item["name"], item["split"]), item)
     return list(merged.values())
 
 

@@ -13,6 +13,7 @@ from eestudy.config import MODES, TRIVIAL_BASELINES
 
 SAMPLED = ("auc", "gauc", "log_loss")  # metrics that carry an interval
 EPSILON = 1e-6
+CLICK_RATE = "validation_click_rate"  # a constant as fresh as the heads' calibration: the harder trivial rival
 
 
 class ReportError(ValueError):
@@ -168,7 +169,8 @@ def judge(run: artifacts.Run, chosen: dict[str, str], n_bootstrap: int, seed: in
         split: which rows to judge.
 
     Returns:
-        `Judged` with scores `mode@layer`, one per baseline, evidence model and policy, and `stacked`.
+        `Judged` with scores `mode@layer`, one per baseline, evidence model and policy, `stacked`, and the constant
+        `CLICK_RATE`.
     """
     head = artifacts.read_table(run, "head_scores.parquet")
     frame, scores = llm_scores(head, split)
@@ -178,6 +180,8 @@ def judge(run: artifacts.Run, chosen: dict[str, str], n_bootstrap: int, seed: in
     policies = policy_scores(artifacts.read_table(run, "exit_decisions.parquet"), row, p_yes)
     scores = {**scores, **simple, **policies}
     scores["stacked"] = stacked_score(run, head, chosen["evidence_model"], scores)
+    select = (head["split"] == "validation") & (head["half"] == "select") & (head["mode"] == "both")
+    scores[CLICK_RATE] = np.full(len(row), head.loc[select, "label"].mean())
     label, user_id = frame["label"].to_numpy(), frame["user_id"].to_numpy()
     samples = {
         metric: metrics.paired_bootstrap(label, scores, user_id, n_bootstrap, seed, metric) for metric in SAMPLED

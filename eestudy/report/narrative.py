@@ -68,7 +68,7 @@ def _speed_sentence(values: dict) -> str:
              "early_exit_vs_packed_full_depth": "early exit against our own packed full depth",
              "full_depth_vs_plain": "packed full depth against the plain way"}  # fmt: skip
     texts = [f"{label}: {with_interval(values.get(f'throughput_ratio_{name}'), 2)}" for name, label in names.items()]
-    return "Requests per second, as a ratio. " + "; ".join(texts) + "."
+    return "Requests per second as a ratio: " + "; ".join(texts) + "."
 
 
 def findings(metrics: dict) -> list[str]:
@@ -118,8 +118,9 @@ def headline_table(headline: dict) -> pd.DataFrame:
     rows = []
     for name in HEADLINE:
         item = headline.get(name) or {"value": None, "ci95": None, "n": "", "unit": ""}
-        bounds = "" if item["ci95"] is None else f"{item['ci95'][0]:.3f} to {item['ci95'][1]:.3f}"
-        rows.append((name, number(item["value"]), bounds, item["n"] or "", item["unit"]))
+        digits = 0 if item["unit"] == "layer" else 3
+        bounds = "" if item["ci95"] is None else " to ".join(number(bound, digits) for bound in item["ci95"])
+        rows.append((name, number(item["value"], digits), bounds, item["n"] or "", item["unit"]))
     return pd.DataFrame(rows, columns=["name", "value", "95 % interval", "n", "unit"])
 
 

@@ -37,7 +37,7 @@ def escape_markdown(value) -> str:
     """One line of text that Markdown shows as it is: no emphasis, link, table cell, HTML or heading begins in it."""
     text = re.sub(r"([\\`*_\[\]#|~!$])", r"\\\1", plain_text(value))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"^(\d+)([.)])|^([-+=])", lambda m: f"{m[1] or ''}\\{m[2] or m[3]}", text)  # no list begins
+    text = re.sub(r"^(\d*)([.)+=-])(?= |$)", r"\1\\\2", text)  # no list begins
     return re.sub(r"(?i)(https?|www)([:.])", r"\1&#8203;\2", text)  # no automatic link
 
 
@@ -49,11 +49,11 @@ def number(value, digits: int = 3, signed: bool = False) -> str:
 
 
 def cell(value) -> str:
-    """A table cell as text: empty for missing, three decimals for fractions."""
+    """A table cell as text: empty for missing, three decimals below 100, none above."""
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return ""
     if isinstance(value, (float, np.floating)):
-        return f"{value:.0f}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.3f}"
+        return f"{value:.0f}" if abs(value) >= 100 or (abs(value) >= 2 and value == round(value)) else f"{value:.3f}"
     return str(value)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from eestudy import metrics
 from eestudy.config import MODES
-from eestudy.report.judged import SAMPLED, Judged, difference, estimate
+from eestudy.report.judged import CLICK_RATE, SAMPLED, Judged, difference, estimate
 
 GAIN_SHARE = 0.95
 CONTROLS = ("shuffled", "oracle", "budget")  # not causal rules: never on the frontier
@@ -27,7 +27,7 @@ def measures(judged: Judged, name: str) -> dict:
 
 
 def depth_curves(judged: Judged, layers: list[int]) -> pd.DataFrame:
-    """One row per mode and exit layer: the measures, and log loss less that of the click rate.
+    """One row per mode and exit layer: the measures, and log loss less that of validation's click rate.
 
     Args:
         judged: the judged test rows.
@@ -40,7 +40,7 @@ def depth_curves(judged: Judged, layers: list[int]) -> pd.DataFrame:
     for mode in MODES:
         for layer in layers:
             name = f"{mode}@{layer}"
-            gap = difference(judged, "log_loss", name, "click_rate")
+            gap = difference(judged, "log_loss", name, CLICK_RATE)
             low, high = gap["ci95"] or (np.nan, np.nan)
             rows.append({"mode": mode, "layer": layer, **measures(judged, name),
                          "log_loss_minus_click_rate": gap["value"], "log_loss_minus_click_rate_lo": low,
@@ -93,7 +93,10 @@ def layer_of_gain_difference(judged: Judged, first: str, second: str, layers: li
 
 
 def latency_summary(latency: pd.DataFrame) -> pd.DataFrame:
-    """Per contender, over all repeats and requests.
+    """Per contender, over all repeats of the requests that every contender was timed on.
+
+    Static depths are timed on fewer requests than the rest; medians over different requests are no comparison.
+    Where no request is shared, each contender keeps its own.
 
     Args:
         latency: `latency.csv` (contender, repeat, request_id, n_candidates, n_tokens, seconds).
@@ -101,10 +104,11 @@ def latency_summary(latency: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Indexed by contender: latency_ms_p50, latency_ms_p95, latency_ms_p99, throughput_rps (requests per second), n.
     """
-    groups = latency.groupby("contender")["seconds"]
+    contenders = latency.groupby("request_id")["contender"].nunique()
+    shared = contenders.index[contenders == latency["contender"].nunique()]
+    groups = (latency[latency["request_id"].isin(shared)] if len(shared) else latency).groupby("contender")["seconds"]
     table = pd.DataFrame({f"latency_ms_p{q}": 1000 * groups.quantile(q / 100) for q in (50, 95, 99)})
-    table["throughput_rps"] = groups.size() / groups.sum()
-    return table.assign(n=groups.size())
+    return table.assign(throughput_rps=groups.size() / groups.sum(), n=groups.size())
 
 
 def static_rows(judged: Judged, layers: list[int]) -> list[dict]:

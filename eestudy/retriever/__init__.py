@@ -9,6 +9,7 @@ from eestudy.retriever.evidence import (
     split_evidence,
     vector_similarity,
 )
+from eestudy.retriever.evidence_models import FEATURES, evidence_model_scores
 from eestudy.retriever.graph import (
     bipartite_edges,
     graph_interactions,
@@ -20,7 +21,8 @@ from eestudy.retriever.graph import (
 from eestudy.retriever.search import build_index, lookup_times, neighbors, search
 
 __all__ = [
-    "Retriever", "bipartite_edges", "build_evidence", "build_index", "graph_interactions", "graph_retriever",
-    "lookup_times", "make_model", "neighbors", "propagation_matrix", "rank_items", "rating_matrix",
-    "rival_retrievers", "search", "split_evidence", "train_lightgcn", "vector_similarity",
+    "FEATURES", "Retriever", "bipartite_edges", "build_evidence", "build_index", "evidence_model_scores",
+    "graph_interactions", "graph_retriever", "lookup_times", "make_model", "neighbors", "propagation_matrix",
+    "rank_items", "rating_matrix", "rival_retrievers", "search", "split_evidence", "train_lightgcn",
+    "vector_similarity",
 ]  # fmt: skip

@@ -49,7 +49,7 @@ def rating_matrix(allowed: pd.DataFrame, n_users: int, n_items: int) -> np.ndarr
 
 def _table_similarity(vectors: np.ndarray) -> Similarity:
     unit = normalise(vectors)
-    table = unit @ unit.T  # [N, N]; vectors are longer than N is large, so the table is the cheaper way
+    table = unit @ unit.T  # [N, N]: where vectors are about as long as N, cheaper than one product per pair
     return lambda left, right: table[left, right]
 
 
@@ -100,8 +100,9 @@ class _Grouped:
 def _group(allowed: pd.DataFrame, key: str, other: str, wanted: np.ndarray, before: np.ndarray) -> _Grouped:
     """For each query the allowed interactions whose `key` is `wanted` and whose time is < `before`."""
     ordered = allowed.sort_values([key, "timestamp", other])
-    base = np.int64(max(ordered["timestamp"].max(), before.max()) + 1) if len(ordered) else np.int64(1)
-    place = ordered[key].to_numpy(np.int64) * base + ordered["timestamp"].to_numpy(np.int64)  # key, then time
+    time = ordered["timestamp"].to_numpy(np.int64)
+    base = 1 + max(time.max(initial=0), before.max(initial=0))
+    place = ordered[key].to_numpy(np.int64) * base + time  # one number that sorts by key, then time
     wanted = wanted.astype(np.int64)
     rating = ordered["rating"].to_numpy()
     return _Grouped(
@@ -120,14 +121,14 @@ def _nearest(group: _Grouped, query: np.ndarray, similarity: Similarity, k: int)
     chunk = np.cumsum(count) // PAIRS_PER_CHUNK
     for part in np.split(np.arange(len(query)), np.flatnonzero(np.diff(chunk)) + 1):
         n = count[part]  # [q]
-        first = np.concatenate([[0], np.cumsum(n)[:-1]])  # [q] where each query's pairs begin
+        first = np.cumsum(n) - n  # [q] where each query's pairs begin
         row = np.repeat(np.arange(len(part)), n)  # [P]
         at = np.arange(n.sum()) - np.repeat(first, n) + np.repeat(group.start[part], n)  # [P] into the slices
         score = similarity(query[part][row], group.other[at])  # [P]
         order = np.lexsort((group.other[at], -score, row))
         rank = np.arange(len(row)) - first[row]  # rows are contiguous before and after the sort
         kept = order[rank < k]
-        found += np.split(group.rating[at[kept]], np.cumsum(np.minimum(n, k))[:-1])
+        found += np.split(group.rating[at[kept]], np.cumsum(np.minimum(n, k)))[:-1]
     return found
 
 

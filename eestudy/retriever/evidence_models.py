@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 FEATURES = ("user_mean", "others_mean", "own_mean")  # stars; each is printed in the prompt with evidence
 
@@ -41,17 +41,17 @@ def evidence_model_scores(train: pd.DataFrame, judged: pd.DataFrame, seed: int, 
         N rows: row, logistic_evidence and boosted_evidence, p of a click in (0, 1).
 
     Raises:
-        ValueError: the rows to learn from are all clicks or all non-clicks.
+        ValueError: the rows to learn from are all clicks or all non-clicks, or one of the means is always missing.
     """
     if train["label"].nunique() < 2:
         raise ValueError("the label rows hold one class only; raise data.n_label_rows so that both occur")
     columns = list(FEATURES)
-    seen = {column: train[column].mean() for column in columns}
-    usable = [column for column in columns if np.isfinite(seen[column])]
-    if len(usable) < len(columns):
-        raise ValueError(f"no label row has {sorted(set(columns) - set(usable))}: the graph part is too small")
+    empty = [column for column in columns if train[column].isna().all()]
+    if empty:
+        raise ValueError(f"no label row has {', '.join(empty)}: the graph part is too small")
     scores = {"row": judged["row"].to_numpy()}
-    for name, model in make_models(seed).items():
-        fitted = model.fit(train[columns].to_numpy(), train["label"].to_numpy())
-        scores[name + suffix] = fitted.predict_proba(judged[columns].to_numpy())[:, 1]
+    with threadpool_limits(limits=1):  # small fits: more threads only wait for each other
+        for name, model in make_models(seed).items():
+            fitted = model.fit(train[columns].to_numpy(), train["label"].to_numpy())
+            scores[name + suffix] = fitted.predict_proba(judged[columns].to_numpy())[:, 1]
     return pd.DataFrame(scores)

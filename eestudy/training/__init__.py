@@ -25,11 +25,12 @@ from eestudy.training.scoring import (
     load_scorable,
     score_parts,
     score_requests,
+    scoring_fingerprint,
 )
 
 __all__ = [
     "ADAPTER", "CHECKPOINT", "HEADS", "ExitModel", "Request", "build_model", "calibrate_scores", "describe_rows",
     "drop_evidence", "first_rows", "head_logits", "initialise_heads", "keep", "load_requests", "load_scorable",
     "load_trained", "look", "make_batches", "make_optimizer", "only_mode", "schedule", "score_parts",
-    "score_requests", "train", "trained_arrays", "training_fingerprint",
+    "score_requests", "scoring_fingerprint", "train", "trained_arrays", "training_fingerprint",
 ]

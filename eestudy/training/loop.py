@@ -53,7 +53,7 @@ def make_batches(cfg: StudyConfig, requests: Sequence[Request], n_processes: int
 def initialise_heads(model: ExitModel, requests: Sequence[Request], n_rows: int) -> None:
     """Fit every head's scale and bias on a few hundred label rows (mode 'both'), so that no step goes to scale."""
     some = first_rows(only_mode(requests, "both"), n_rows)
-    logits = head_logits(model, some, "logit lens on label rows")
+    logits = head_logits(model, some)
     exit_heads.fit_scale_and_bias(model.heads, logits.T, np.concatenate([r.labels for r in some]))
 
 
@@ -124,7 +124,7 @@ def look(model: ExitModel, requests: Sequence[Request], step: int) -> dict:
     """Log loss and AUC of every head on validation requests, as a log line."""
     record: dict = {"kind": "look", "step": step}
     with artifacts.stopwatch(record, "seconds"):
-        logits = head_logits(model, requests, "a look at validation")  # [n, E]
+        logits = head_logits(model, requests)  # [n, E]
     labels = np.concatenate([r.labels for r in requests])
     record["labels"] = len(labels)
     for layer, z in zip(model.heads.exit_layers, logits.T, strict=True):

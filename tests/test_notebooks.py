@@ -1,0 +1,117 @@
+"""Notebooks are for reading: one shape for all, short cells, no outputs, no typed numbers."""
+
+import ast
+import json
+import re
+
+import pytest
+
+from eestudy.chain import PROJECT, STEPS
+
+PATHS = [PROJECT.notebooks / f"{name}.ipynb" for name in STEPS]
+PARAMETERS = 'dataset = "ml-100k"\nprofile = "laptop"\nseed = 0'
+OPENING = """\
+from eestudy import artifacts, config
+cfg = config.load(dataset, profile, seed)
+run = artifacts.open_run(dataset, profile, seed)"""
+STRIP = ("graph retriever", "prompts", "LLM with exit heads", "exit policies", "trade-off", "report")
+MAX_LINES = 15
+# What may stand in prose without being a result: code, mathematics, links, names with letters in them (SmolLM2-135M,
+# 0-based), notebook numbers, years of papers, the ends and the middle of a probability, the level of all intervals.
+NOT_A_RESULT = (r"`[^`]*`", r"\$\$.*?\$\$", r"\$[^$\n]*\$", r"\]\([^)]*\)", r"<[^>]*>", r"https?://\S+",
+                r"arXiv:? ?\d{4}\.\d{5}", r"\b(?:19|20)\d\d\b", r"\b0\d(?:_\w+)?\b", r"\b95 %",
+                r"(?<![\d.])(?:0|1|0\.5)(?![\d.]*\d)", r"[\w-]*[A-Za-z_][\w-]*")
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def notebook(request) -> dict:
+    assert request.param.exists(), f"{request.param.name} is missing"
+    return json.loads(request.param.read_text())
+
+
+def text(cell) -> str:
+    return "".join(cell["source"])
+
+
+def of_kind(notebook, kind) -> list[str]:
+    return [text(cell) for cell in notebook["cells"] if cell["cell_type"] == kind]
+
+
+def test_there_are_no_other_notebooks():
+    assert sorted(PROJECT.notebooks.glob("*.ipynb")) == PATHS
+
+
+def test_opening_says_what_why_and_how_long(notebook, request):
+    first, number = text(notebook["cells"][0]), request.node.callspec.id[:2]
+    assert notebook["cells"][0]["cell_type"] == "markdown"
+    assert re.match(rf"# {number} · .+\?\n", first), "the title is `# NN · question?`"
+    for needed in ("You will learn", "Reads", "Writes", "Minutes"):
+        assert needed in first
+    strip = [line for line in first.splitlines() if "→" in line or "─►" in line or "->" in line]
+    assert len(strip) == 1 and all(box in strip[0] for box in STRIP) and strip[0].count("**") == 2
+
+
+def test_opening_names_what_is_written(notebook, request):
+    first, step = text(notebook["cells"][0]), STEPS[request.node.callspec.id]
+    missing = {name for name in step.writes if not name.startswith("figures/") and name not in first
+               and f"`{name.split('.')[0]}`" not in first}
+    assert not missing
+
+
+def test_parameters_and_opening_cells_are_the_same_in_all(notebook):
+    codes = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert codes[0]["metadata"]["tags"] == ["parameters"] and text(codes[0]) == PARAMETERS
+    assert [line for line in text(codes[1]).splitlines() if line] == OPENING.splitlines()
+    assert not any("parameters" in cell["metadata"].get("tags", []) for cell in codes[1:])
+
+
+def test_it_ends_with_what_we_found_rendered_from_artifacts(notebook):
+    headings = [index for index, cell in enumerate(notebook["cells"])
+                if cell["cell_type"] == "markdown" and re.match(r"#+ What we found", text(cell))]
+    assert headings, "no heading `What we found`"
+    ending = "\n".join(text(cell) for cell in notebook["cells"][headings[-1]:] if cell["cell_type"] == "code")
+    assert "Markdown(" in ending
+    later = [text(cell) for cell in notebook["cells"][headings[-1] + 1:] if cell["cell_type"] == "markdown"]
+    assert not any(re.match(r"#", cell) for cell in later), "`What we found` is the last section"
+
+
+def test_outputs_are_stripped(notebook):
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+    assert set(notebook["metadata"]) <= {"kernelspec", "language_info"}
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert set(notebook["metadata"].get("language_info", {})) <= {"name"}, "no version of this machine's Python"
+
+
+def test_cell_ids_are_short_and_unique(notebook):
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[a-z0-9-]{1,12}", name) for name in ids)
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+
+
+def test_cells_are_short_and_plain_python(notebook):
+    for source in of_kind(notebook, "code"):
+        assert source.strip() and len(source.splitlines()) <= MAX_LINES, source
+        tree = ast.parse(source)  # no magics, no shell
+        assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree)), source
+        assert not re.search(r"\bpip\b|[\"'](/\w|~/|[A-Z]:\\)|\.\./", source), f"pip or a path: {source}"
+
+
+def prose_numbers(markdown: str) -> list[str]:
+    """Numbers in prose that are neither code, mathematics, a name, nor a place in the study."""
+    for pattern in NOT_A_RESULT:
+        markdown = re.sub(pattern, " ", markdown, flags=re.DOTALL)
+    markdown = re.sub(r"^\s*\d+\. ", "", markdown, flags=re.MULTILINE)  # a numbered list
+    return re.findall(r"\d[\d.,]*", markdown)
+
+
+def test_prose_numbers_are_seen():
+    assert prose_numbers("The AUC is 0.81, or 78 % of `0.9` ($0.7$, LightGCN 2020, SmolLM2-135M, see 05).") == [
+        "0.81,", "78"]
+    assert prose_numbers("1. between 0 and 1, a 2-layer graph, `05_exit_heads`, arXiv 2501.02173") == []
+
+
+def test_no_number_is_typed_into_prose(notebook):
+    for cell in of_kind(notebook, "markdown")[1:]:  # the opening states its minutes
+        assert prose_numbers(cell) == [], cell
