@@ -49,7 +49,7 @@ def test_bootstrap_equals_repeating_the_drawn_users(metric):
 def test_chunks_do_not_change_the_samples(monkeypatch):
     label, score, user_id = rows(4)
     whole = metrics.paired_bootstrap(label, {"s": score}, user_id, 25, 0)["s"]
-    monkeypatch.setattr(metrics, "CHUNK_CELLS", 3 * len(label))
+    monkeypatch.setattr(metrics.resampling, "CHUNK_CELLS", 3 * len(label))
     assert np.array_equal(whole, metrics.paired_bootstrap(label, {"s": score}, user_id, 25, 0)["s"])
 
 
