@@ -11,7 +11,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/de
 fi
 
 python=
-for candidate in $PYTHON python3.13 python3.12 python3.11 python3 python; do
+for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3 python; do
   # ensurepip is asked for because some systems ship it, and so venv, apart
   if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
     2>/dev/null; then

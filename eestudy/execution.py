@@ -28,7 +28,10 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "JUPYTER_PREFER_ENV_PATH": "1",
     "PYTHONHASHSEED": "0",
+    # about bars that nobody sees here, and about transformers' own calls
+    "PYTHONWARNINGS": "ignore:IProgress not found,ignore:`is_gradient_checkpointing` is deprecated",
     "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",  # the libraries' bars; our own progress is plain lines
 }
 SECONDS_BETWEEN_RECORDS = 10
 TRACEBACK_LINES = 25

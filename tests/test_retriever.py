@@ -51,8 +51,11 @@ def loop_evidence(interactions, split, k):
             continue
         allowed_parts = ["graph"] if one.split == "label" else ["graph", "label"]
         similar = random_retriever(1 if one.split == "label" else 2)
-        seen = [other for other in interactions.itertuples()
-                if parts.loc[other.row, "split"] in allowed_parts and other.timestamp < one.request_timestamp]
+        seen = [
+            other
+            for other in interactions.itertuples()
+            if parts.loc[other.row, "split"] in allowed_parts and other.timestamp < one.request_timestamp
+        ]
         raters = [(-similar.user_similarity(np.array([one.user_id]), np.array([other.user_id]))[0], other.user_id,
                    other.rating) for other in seen if other.item_id == one.item_id]  # fmt: skip
         own = [(-similar.item_similarity(np.array([one.item_id]), np.array([other.item_id]))[0], other.item_id,
@@ -210,7 +213,7 @@ def test_lookup_times_gives_one_time_per_contender_and_query():
     for own_process in (False, True):
         times = retriever.lookup_times(rng.standard_normal((N_USERS, 4)), ratings, [0, 5], raters, 2, own_process)
         assert {"graph", "graph, arrays", "cosine on ratings", "most active", "random"} == set(times)
-        assert all(seconds.shape == (2,) and (seconds > 0).all() for seconds in times.values())
+        assert all(spent.shape == (2,) and (spent > 0).all() for spent in times.values())
 
 
 # --- evidence

@@ -119,16 +119,11 @@ def train_lightgcn(
     """Train LightGCN on the edges by BPR: an item the user has an edge to should score above one without.
 
     Args:
-        user_id: [M] int in [0, n_users).
-        item_id: [M] int in [0, n_items).
-        n_users: U.
-        n_items: I.
-        embedding_dim: D.
-        n_layers: propagation steps.
-        epochs: passes over the M edges.
-        batch_size: positive edges per step, each with one sampled negative.
-        lr: Adam learning rate.
-        lambda_reg: weight of the L2 penalty on the embeddings of the nodes in the batch.
+        user_id, item_id: [M] int, the edges, in [0, n_users) and [0, n_items).
+        n_users, n_items: U and I, with or without edges.
+        embedding_dim, n_layers: D, and the propagation steps.
+        epochs, batch_size: passes over the M edges; edges per step, each with one sampled negative.
+        lr, lambda_reg: Adam's learning rate; weight of the L2 penalty on the batch's embeddings.
         seed: of initial values, order and negatives.
 
     Returns:
@@ -141,36 +136,41 @@ def train_lightgcn(
     """
     if len(user_id) == 0:
         raise ValueError("a graph needs at least one edge: no interaction passed the filter")
-    user_id, item_id = np.asarray(user_id, dtype=np.int64), np.asarray(item_id, dtype=np.int64)
+    edges = np.stack([user_id, item_id]).astype(np.int64)  # [2, M]
+    matrix = propagation_matrix(bipartite_edges(*edges, n_users), n_users + n_items)
     rng = np.random.default_rng(seed)
-    known = np.sort(user_id * n_items + item_id)  # [M]
-    matrix = propagation_matrix(bipartite_edges(user_id, item_id, n_users), n_users + n_items)
-    losses = []
     with _deterministic(seed):
         model = make_model(n_users, n_items, embedding_dim, n_layers)
         optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-        for _ in progress(range(epochs), "LightGCN", unit="epoch"):
-            order = rng.permutation(len(user_id))
-            batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-            sums = [_step(model, optimizer, matrix, user_id[b], item_id[b], known, n_users, n_items,
-                          lambda_reg, rng) * len(b) for b in batches]  # fmt: skip
-            losses.append(sum(sums) / len(order))
+        losses = [_epoch(model, optimizer, matrix, edges, (n_users, n_items), batch_size, lambda_reg, rng)
+                  for _ in progress(range(epochs), "LightGCN", unit="epoch")]  # fmt: skip
         with torch.no_grad():
             embedding = model.get_embedding(matrix).numpy()  # [U + I, D]
     return embedding[:n_users].copy(), embedding[n_users:].copy(), losses
 
 
-def _step(model, optimizer, matrix, user_id, item_id, known, n_users, n_items, lambda_reg, rng) -> float:
-    negative = torch.as_tensor(sample_negatives(user_id, known, n_items, rng) + n_users)  # [B]
-    user, item = torch.as_tensor(user_id), torch.as_tensor(item_id + n_users)  # [B]
-    pairs = torch.stack([torch.cat([user, user]), torch.cat([item, negative])])  # [2, 2B]
+def _epoch(model, optimizer, matrix, edges, shape, batch_size, lambda_reg, rng) -> float:
+    """One pass over the edges [2, M] in random order; the mean loss over them."""
+    n_users, n_items = shape
+    known = np.sort(edges[0] * n_items + edges[1])  # [M]
+    order, total = rng.permutation(edges.shape[1]), 0.0
+    for start in range(0, len(order), batch_size):
+        user, item = edges[:, order[start : start + batch_size]]  # [B] each
+        negative = sample_negatives(user, known, n_items, rng)  # [B]
+        loss = _bpr_loss(model, matrix, user, item + n_users, negative + n_users, lambda_reg)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += float(loss.detach()) * len(user)
+    return total / len(order)
+
+
+def _bpr_loss(model, matrix, user, positive, negative, lambda_reg) -> torch.Tensor:
+    """The library's BPR loss of the batch's node ids [B] each."""
+    user, positive, negative = (torch.from_numpy(nodes) for nodes in (user, positive, negative))
+    pairs = torch.stack([torch.cat([user, user]), torch.cat([positive, negative])])  # [2, 2B]
     positive_score, negative_score = model(matrix, pairs).chunk(2)  # [B] each
-    nodes = pairs.unique()
-    loss = model.recommendation_loss(positive_score, negative_score, node_id=nodes, lambda_reg=lambda_reg)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
+    return model.recommendation_loss(positive_score, negative_score, node_id=pairs.unique(), lambda_reg=lambda_reg)
 
 
 def graph_interactions(

@@ -13,6 +13,7 @@ from eestudy.training.model import (
     build_model,
     load_trained,
     make_optimizer,
+    merge_adapter,
     schedule,
     trained_arrays,
     training_fingerprint,
@@ -31,6 +32,6 @@ from eestudy.training.scoring import (
 __all__ = [
     "ADAPTER", "CHECKPOINT", "HEADS", "ExitModel", "Request", "build_model", "calibrate_scores", "describe_rows",
     "drop_evidence", "first_rows", "head_logits", "initialise_heads", "keep", "load_requests", "load_scorable",
-    "load_trained", "look", "make_batches", "make_optimizer", "only_mode", "schedule", "score_parts",
+    "load_trained", "look", "make_batches", "make_optimizer", "merge_adapter", "only_mode", "schedule", "score_parts",
     "score_requests", "scoring_fingerprint", "train", "trained_arrays", "training_fingerprint",
 ]

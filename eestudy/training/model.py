@@ -45,6 +45,11 @@ def build_model(cfg: StudyConfig, tokenizer) -> ExitModel:
     return ExitModel(get_peft_model(model, lora), heads)
 
 
+def merge_adapter(model: ExitModel) -> ExitModel:
+    """The same model with the adapter merged into the weights, for scoring: same logits, fewer products."""
+    return ExitModel(model.backbone.merge_and_unload(), model.heads).eval()
+
+
 def trained_arrays(model: ExitModel) -> dict[str, np.ndarray]:
     """Adapter and heads as named arrays: `adapter.*` and `heads.*`."""
     state = {f"adapter.{k}": v for k, v in get_peft_model_state_dict(model.backbone).items()}

@@ -13,7 +13,15 @@ from eestudy import artifacts, backbone, exit_heads
 from eestudy.artifacts import Run
 from eestudy.config import MODES, StudyConfig
 from eestudy.progress import progress
-from eestudy.training.model import ADAPTER, HEADS, ExitModel, build_model, load_trained, training_fingerprint
+from eestudy.training.model import (
+    ADAPTER,
+    HEADS,
+    ExitModel,
+    build_model,
+    load_trained,
+    merge_adapter,
+    training_fingerprint,
+)
 from eestudy.training.requests import Request, only_mode
 
 REQUESTS_PER_CHUNK = 10
@@ -56,11 +64,10 @@ def score_requests(run: Run, model: ExitModel, requests: Sequence[Request], name
 
 
 def load_scorable(cfg: StudyConfig, run: Run, tokenizer) -> ExitModel:
-    """The trained model with its adapter merged into the weights: same logits, no extra products."""
+    """The trained model, ready to score."""
     model = build_model(cfg, tokenizer)
     load_trained(model, artifacts.read_arrays(run, ADAPTER) | artifacts.read_arrays(run, HEADS))
-    model.backbone = model.backbone.merge_and_unload()
-    return model.eval()
+    return merge_adapter(model)
 
 
 def scoring_fingerprint(cfg: StudyConfig, run: Run) -> str:
