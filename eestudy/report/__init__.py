@@ -9,6 +9,7 @@ from eestudy.report.narrative import (
     findings_markdown,
     headline_table,
     readme_table,
+    render_readme,
     report_blocks,
     summary,
     verdict,
@@ -27,10 +28,10 @@ from eestudy.report.tables import (
 )
 
 __all__ = [
-    "CLICK_RATE", "HEADLINE", "Judged", "ReportError", "build_metrics", "choices", "compare", "compare_with_reference",
-    "depth_curves", "depth_figure", "difference", "estimate", "exit_layers", "findings", "findings_markdown",
-    "first_layer_of_gain", "headline_table", "judge", "latency_summary", "layer_of_gain", "layer_of_gain_difference",
-    "loss_figure", "mark_dominated", "published", "readme_table", "report_blocks", "save", "seed_deviation", "style",
-    "summary", "to_html", "to_markdown", "tradeoff_figure", "tradeoff_metrics", "tradeoff_table", "verdict",
-    "with_interval",
+    "CLICK_RATE", "HEADLINE", "Judged", "ReportError", "build_metrics", "choices", "compare",
+    "compare_with_reference", "depth_curves", "depth_figure", "difference", "estimate", "exit_layers",
+    "findings", "findings_markdown", "first_layer_of_gain", "headline_table", "judge", "latency_summary",
+    "layer_of_gain", "layer_of_gain_difference", "loss_figure", "mark_dominated", "published", "readme_table",
+    "render_readme", "report_blocks", "save", "seed_deviation", "style", "summary", "to_html", "to_markdown",
+    "tradeoff_figure", "tradeoff_metrics", "tradeoff_table", "verdict", "with_interval",
 ]  # fmt: skip

@@ -150,11 +150,11 @@ def stacked_score(run: artifacts.Run, head: pd.DataFrame, evidence_model: str, t
 def choices(run: artifacts.Run) -> dict[str, str]:
     """The simple models to compare with, each chosen on validation: best_trivial, best, evidence_model."""
     baselines = [c for c in artifacts.read_table(run, "baseline_scores.parquet").columns if c != "row"]
-    columns = artifacts.read_table(run, "evidence_model_scores.parquet").columns
-    evidence = [c for c in columns if c.endswith("_evidence")]  # those that learned from the LLM's own label rows
+    models = [c for c in artifacts.read_table(run, "evidence_model_scores.parquet").columns if c != "row"]
+    evidence = [c for c in models if c.endswith("_evidence")]  # those that learned from the LLM's own label rows
     return {
         "best_trivial_baseline": best_on_validation(run, TRIVIAL_BASELINES),
-        "best_baseline": best_on_validation(run, baselines + evidence),
+        "best_baseline": best_on_validation(run, baselines + models),
         "evidence_model": best_on_validation(run, evidence),
     }
 

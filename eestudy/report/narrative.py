@@ -113,6 +113,25 @@ def readme_table(metrics: dict) -> str:
     return "\n".join(lines + [f"| {name} | {value} |" for name, value in rows]) + "\n"
 
 
+def readme_expectation(metrics: dict) -> str:
+    """What a newcomer should expect of `make reproduce`, from `metrics.json`: minutes and the number at the end."""
+    head = metrics["headline"]
+    spent = head["reproduce_minutes"]
+    minutes = f"{spent['value']:.0f} minutes" if spent else "an unknown time"
+    return (f"Then the reference run took {minutes} on two cores, and early exit ended at an AUC of "
+            f"{with_interval(head['auc_early_exit'])}.")
+
+
+def render_readme(text: str, metrics: dict) -> str:
+    """The README with what stands between its markers rendered anew from `metrics.json`."""
+    blocks = {"results": "\n" + readme_table(metrics), "expect": readme_expectation(metrics)}
+    for name, content in blocks.items():
+        start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+        head, _, rest = text.partition(start)
+        text = head + start + content + end + rest.partition(end)[2]
+    return text
+
+
 def headline_table(headline: dict) -> pd.DataFrame:
     """name, value, 95 % interval, n, unit; "not measured" for null."""
     rows = []
