@@ -12,6 +12,8 @@ import io
 import json
 import os
 import random
+import sys
+import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,17 +56,18 @@ class Run:
 def open_run(dataset: str, profile: str, seed: int) -> Run:
     """The run's record; its folder is made when missing.
 
-    RUN_DIR (environment) replaces `results/run` of the checkout.
+    RUN_DIR (environment) replaces `results/run`; like that, a relative one starts at the project's root, since a
+    notebook's kernel may stand anywhere.
     """
-    base = Path(os.environ.get("RUN_DIR") or ROOT / "results" / "run")
+    base = ROOT / (os.environ.get("RUN_DIR") or "results/run")
     root = base / dataset / profile / f"seed-{seed}"
     root.mkdir(parents=True, exist_ok=True)
     return Run(root, dataset, profile, seed)
 
 
 def asset_dir() -> Path:
-    """Where fetched and converted assets are kept: ASSET_DIR (environment) or `results/assets`."""
-    return Path(os.environ.get("ASSET_DIR") or ROOT / "results" / "assets")
+    """Where fetched and converted assets are kept: ASSET_DIR (environment) or `results/assets`, from the root."""
+    return ROOT / (os.environ.get("ASSET_DIR") or "results/assets")
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -216,8 +219,6 @@ def metric(name: str, value, unit: str, kind: str = "quality", split: str = "tes
 
 def seed_everything(seed: int) -> np.random.Generator:
     """Seed Python, numpy and (when loaded) torch; returns a numpy generator of its own."""
-    import sys
-
     random.seed(seed)
     np.random.seed(seed)
     if "torch" in sys.modules:
@@ -228,8 +229,6 @@ def seed_everything(seed: int) -> np.random.Generator:
 @contextmanager
 def stopwatch(record: dict, name: str):
     """Add the seconds spent inside the block to `record[name]`."""
-    import time
-
     start = time.perf_counter()
     yield
     record[name] = record.get(name, 0.0) + time.perf_counter() - start

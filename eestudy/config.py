@@ -50,10 +50,10 @@ class DataConfig(Section):
     development_users: tuple[str, ...] = Field((), description="source user ids kept out of the test split")
     max_users: int | None = Field(None, description="users; keep only the first so many (smoke), None = all")
     max_candidates: int = Field(16, description="candidates per request; consecutive rows of one user and part")
-    n_label_rows: int | None = Field(7000, description="label rows the LLM trains on, None = all")
-    n_select_rows: int | None = Field(1300, description="validation rows for early stopping, calibration, selection")
-    n_risk_rows: int | None = Field(600, description="validation rows kept for risk control, None = all")
-    n_test_rows: int | None = Field(2700, description="test rows the LLM is judged on, None = all")
+    n_label_rows: int | None = Field(6000, description="label rows the LLM trains on, None = all")
+    n_select_rows: int | None = Field(1150, description="validation rows for early stopping, calibration, selection")
+    n_risk_rows: int | None = Field(350, description="validation rows kept for risk control, None = all")
+    n_test_rows: int | None = Field(2560, description="test rows the LLM is judged on, None = all")
 
 
 class BaselineConfig(Section):
@@ -110,14 +110,14 @@ class HeadsConfig(Section):
     lora_rank: int = Field(16, description="LoRA rank, on every linear layer")
     lora_alpha: int = Field(32, description="LoRA scale numerator")
     lora_lr: float = Field(1e-3, description="AdamW learning rate of the adapter")
-    head_lr: float = Field(2e-3, description="AdamW learning rate of the deepest head")
+    head_lr: float = Field(5e-4, description="AdamW learning rate of the deepest head")
     shallow_lr_factor: float = Field(2.0, description="learning rate of the shallowest head over the deepest's")
     weight_decay: float = Field(0.0, description="AdamW")
     warmup_fraction: float = Field(0.05, description="share of steps with rising learning rate")
     requests_per_step: int = Field(1, description="requests per optimiser step")
     max_epochs: int = Field(1, description="passes over the label rows")
     evaluations: int = Field(3, description="validation looks during training, the last one at the end")
-    n_eval_rows: int = Field(500, description="selection rows read at each look")
+    n_eval_rows: int = Field(450, description="selection rows read at each look")
     n_init_rows: int = Field(300, description="label rows on which scale and bias are fitted before training")
     checkpoint_steps: int = Field(50, description="steps between checkpoints")
 

@@ -18,13 +18,15 @@ MIN_LOGIT_STD = 0.25  # a lens that knows nothing would fit a slope near 0, and 
 
 
 class ExitHead(nn.Module):
-    r"""One head: $z = s \cdot \langle \mathrm{RMSNorm}(h) \odot w,\; d \rangle + b$ for a raw state $h$."""
+    r"""One head: $z = \langle \mathrm{RMSNorm}(h),\; v \rangle + b$ for a raw state $h$.
 
-    def __init__(self, norm_weight: torch.Tensor, direction: torch.Tensor, eps: float):
+    $v$ starts as $w \odot d$, the model's final norm weight times the yes − no direction of its LM head. Norm
+    weight, direction and scale are one vector here, so that a step of the optimiser means the same in every head.
+    """
+
+    def __init__(self, weight: torch.Tensor, eps: float):
         super().__init__()
-        self.norm_weight = nn.Parameter(norm_weight.clone().float())  # [D]
-        self.direction = nn.Parameter(direction.clone().float())  # [D]
-        self.scale = nn.Parameter(torch.ones(()))
+        self.weight = nn.Parameter(weight.clone().float())  # [D]
         self.bias = nn.Parameter(torch.zeros(()))
         self.eps = eps
 
@@ -32,7 +34,7 @@ class ExitHead(nn.Module):
         """Yes/no logit of raw states: [..., D] -> [...]."""
         state = state.float()
         normed = state * torch.rsqrt(state.pow(2).mean(-1, keepdim=True) + self.eps)  # [..., D]
-        return self.scale * ((normed * self.norm_weight) @ self.direction) + self.bias
+        return normed @ self.weight + self.bias
 
 
 class ExitHeads(nn.Module):
@@ -41,7 +43,7 @@ class ExitHeads(nn.Module):
     def __init__(self, exit_layers: Sequence[int], norm_weight: torch.Tensor, direction: torch.Tensor, eps: float):
         super().__init__()
         self.exit_layers = tuple(exit_layers)
-        self.heads = nn.ModuleList(ExitHead(norm_weight, direction, eps) for _ in exit_layers)
+        self.heads = nn.ModuleList(ExitHead(norm_weight * direction, eps) for _ in exit_layers)
 
     def forward(self, states: Iterable[torch.Tensor]) -> torch.Tensor:
         """Logits of E heads on their states: E times [C, D] -> [E, C]."""
@@ -85,10 +87,10 @@ def head_learning_rates(exit_layers: Sequence[int], deepest_lr: float, shallow_f
 
 
 def fit_scale_and_bias(heads: ExitHeads, logits: np.ndarray, labels: np.ndarray) -> None:
-    """Set each head's scale and bias from a few hundred labels, before any training.
+    """Scale each head and set its bias from a few hundred labels, before any training.
 
     Args:
-        heads: untrained heads (scale 1, bias 0); changed in place.
+        heads: untrained heads (bias 0); changed in place.
         logits: [E, n] their logits on the labelled rows.
         labels: [n] in {0, 1}, both classes present.
     """
@@ -97,7 +99,7 @@ def fit_scale_and_bias(heads: ExitHeads, logits: np.ndarray, labels: np.ndarray)
         slope, _ = fit_calibration(z, labels)
         scale = max(abs(slope) * z.std(), MIN_LOGIT_STD) / max(z.std(), 1e-6)
         with torch.no_grad():
-            head.scale.fill_(scale)
+            head.weight.mul_(scale)
             head.bias.fill_(base - scale * z.mean())
 
 

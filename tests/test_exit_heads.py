@@ -14,7 +14,7 @@ def random_heads(layers=(1, 2, 3), size=8):
     torch.manual_seed(0)
     heads = exit_heads.ExitHeads(layers, torch.rand(size), torch.randn(size), 1e-6)
     for head in heads.heads:
-        torch.nn.init.normal_(head.direction)
+        torch.nn.init.normal_(head.weight)
     return heads
 
 
@@ -34,8 +34,8 @@ def test_all_heads_equal_a_loop_over_heads():
     for e in range(3):
         for c in range(5):
             h, head = states[e, c], heads.heads[e]
-            normed = h / torch.sqrt((h * h).mean() + head.eps) * head.norm_weight
-            torch.testing.assert_close(together[e, c], head.scale * sum(normed * head.direction) + head.bias)
+            normed = h / torch.sqrt((h * h).mean() + head.eps)
+            torch.testing.assert_close(together[e, c], sum(normed * head.weight) + head.bias)
 
 
 def test_joint_loss_equals_a_loop():
@@ -57,10 +57,11 @@ def test_scale_and_bias_start_at_the_base_rate():
     heads = random_heads()
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(5, 40, (3, 200)), (rng.random(200) < 0.7).astype(int)
+    before = [head.weight.detach().clone() for head in heads.heads]
     exit_heads.fit_scale_and_bias(heads, logits, labels)
     base = np.log(labels.mean() / (1 - labels.mean()))
-    for head, z in zip(heads.heads, logits, strict=True):
-        fitted = head.scale.item() * z + head.bias.item()
+    for head, old, z in zip(heads.heads, before, logits, strict=True):
+        fitted = (head.weight[0] / old[0]).item() * z + head.bias.item()
         assert fitted.mean() == pytest.approx(base, abs=1e-4)
         assert fitted.std() >= exit_heads.MIN_LOGIT_STD - 1e-6  # else the direction could not learn
 
