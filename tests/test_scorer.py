@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,7 +114,3 @@ def test_scoring_requests_returns_every_row_once(parts):
 def test_the_attention_is_put_back_after_the_plain_way(parts):
     scorer.score_plain(*parts, [1, 2], [[3]], 1)
     assert parts[0].config._attn_implementation == backbone.ATTENTION
-
-
-def test_toys_have_a_study():
-    assert toys.study().heads.exit_layers == LAYERS

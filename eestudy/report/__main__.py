@@ -15,7 +15,8 @@ from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import ReportError
 from eestudy.report.narrative import render_readme, summary
 
-README_RUN = ("ml-100k", "laptop")  # the reference that the README shows
+README = artifacts.ROOT / "README.md"
+README_RUN = ("ml-100k", "laptop")  # the reference that it shows
 
 
 def check(run: artifacts.Run, show_all: bool = False) -> int:
@@ -46,9 +47,8 @@ def deviation(run: artifacts.Run, seeds: list[int]) -> int:
 
 def write_readme(run: artifacts.Run) -> None:
     """Render the README's table and expectation anew from the reference of the run's dataset and profile."""
-    path = artifacts.ROOT / "README.md"
-    text = render_readme(path.read_text(), reference.read(run.dataset, run.profile)[0])
-    artifacts.write_atomic(path, text.encode())
+    text = render_readme(README.read_text(), reference.read(run.dataset, run.profile)[0])
+    artifacts.write_atomic(README, text.encode())
 
 
 def main(arguments: list[str] | None = None) -> int:

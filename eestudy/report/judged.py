@@ -140,9 +140,9 @@ def stack(fit_label, fit_scores, scores) -> np.ndarray:
 
 
 def stacked_score(run: artifacts.Run, head: pd.DataFrame, evidence_model: str, test_scores: dict) -> np.ndarray:
-    """LLM at full depth and the best simple model together: fitted on judged validation rows, [n] on test."""
+    """LLM at full depth and the best simple model together: fitted on judged rows of the select half, [n] on test."""
     full = f"both@{exit_layers(head)[-1]}"
-    rows, scores = llm_scores(head, "validation", ("both",))
+    rows, scores = llm_scores(head[head["half"] == "select"], "validation", ("both",))
     fit = [scores[full], simple_scores(run, rows["row"].to_numpy())[evidence_model]]
     return stack(rows["label"].to_numpy(), fit, [test_scores[full], test_scores[evidence_model]])
 

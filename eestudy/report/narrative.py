@@ -45,12 +45,12 @@ def _depth_sentence(values: dict) -> str:
     with_it, without, gap = (values.get(f"layer_of_95_percent_of_gain_{name}") for name in names)
     if with_it is None or without is None:
         return "The layer that reaches 95 % of the gain over chance: not measured."
-    text = (f"95 % of the gain over chance is reached after layer {with_interval(with_it, 0)} with evidence and "
-            f"{with_interval(without, 0)} without")  # fmt: skip
+    text = (f"95 % of the best exit's gain over chance is reached at or before layer {with_interval(with_it, 0)} with "
+            f"evidence and {with_interval(without, 0)} without (one model, which saw most prompts with evidence)")
     if gap is None or gap["ci95"] is None:
         return f"{text}."
     low, high = gap["ci95"]
-    word = ("evidence moves the answer to shallower layers" if high < 0 else "evidence moves it to deeper layers"
+    word = ("with evidence the answer sits at shallower layers" if high < 0 else "with evidence it sits deeper"
             if low > 0 else "inconclusive, the interval contains 0")  # fmt: skip
     return f"{text}; difference {with_interval(gap, 0, signed=True)} layers: {word}."
 
@@ -68,7 +68,9 @@ def _speed_sentence(values: dict) -> str:
              "early_exit_vs_packed_full_depth": "early exit against our own packed full depth",
              "full_depth_vs_plain": "packed full depth against the plain way"}  # fmt: skip
     texts = [f"{label}: {with_interval(values.get(f'throughput_ratio_{name}'), 2)}" for name, label in names.items()]
-    return "Requests per second as a ratio: " + "; ".join(texts) + "."
+    drawn = with_interval(values.get("throughput_ratio_early_exit_vs_plain_as_they_come"), 2)
+    return ("Requests per second as a ratio, on requests with the most candidates: " + "; ".join(texts)
+            + f". On requests as they come, early exit against the plain way: {drawn}.")
 
 
 def findings(metrics: dict) -> list[str]:

@@ -93,20 +93,15 @@ def layer_of_gain_difference(judged: Judged, first: str, second: str, layers: li
 
 
 def latency_summary(latency: pd.DataFrame) -> pd.DataFrame:
-    """Per contender, over all repeats of the requests that every contender was timed on.
-
-    Static depths are timed on fewer requests than the rest; medians over different requests are no comparison.
-    Where no request is shared, each contender keeps its own.
+    """Per contender, over the requests drawn as they come: they resemble the rows on which AUC is judged.
 
     Args:
-        latency: `latency.csv` (contender, repeat, request_id, n_candidates, n_tokens, seconds).
+        latency: `latency.csv` (contender, repeat, seconds, workload, request_id, n_candidates, n_tokens).
 
     Returns:
         Indexed by contender: latency_ms_p50, latency_ms_p95, latency_ms_p99, throughput_rps (requests per second), n.
     """
-    contenders = latency.groupby("request_id")["contender"].nunique()
-    shared = contenders.index[contenders == latency["contender"].nunique()]
-    groups = (latency[latency["request_id"].isin(shared)] if len(shared) else latency).groupby("contender")["seconds"]
+    groups = latency[latency["workload"] == "drawn"].groupby("contender")["seconds"]
     table = pd.DataFrame({f"latency_ms_p{q}": 1000 * groups.quantile(q / 100) for q in (50, 95, 99)})
     return table.assign(throughput_rps=groups.size() / groups.sum(), n=groups.size())
 
@@ -217,7 +212,6 @@ def tradeoff_table(
     decided = [name for name in judged.policies if not name.startswith("static")]
     full = f"both@{layers[-1]}"
     rows = static_rows(judged, layers) + policy_rows(judged, policies, decided, chosen["policy"])
-    rows[len(layers) - 1]["contender"] = "packed_full_depth"
     rows += [{"setting": name, "kind": "baseline", "token_layer_fraction": 0.0, "mean_exit_fraction": 0.0,
               **measures(judged, name)} for name in judged.simple]  # fmt: skip
     rows += [{"setting": "stacked", "kind": "stacked", "token_layer_fraction": 1.0, "mean_exit_fraction": 1.0,
