@@ -129,6 +129,7 @@ class PolicyConfig(Section):
     min_exit: int = Field(0, description="0-based exit before which nothing leaves")
     patience: int = Field(2, description="consecutive agreeing heads of the PCEE and ratio rules")
     max_auc_loss: float = Field(0.002, description="selection rule: least cost whose validation AUC loss is below")
+    min_dynamic_share: float = Field(0.05, description="of rows that must leave elsewhere than most, else it is static")
     shuffles: int = Field(20, description="random permutations of exit depths in the shuffled control")
     n_bootstrap: int = Field(2000, description="resamples of users")
 

@@ -273,3 +273,22 @@ def test_head_matrix_orders_by_layer_and_judged_rows_joins_tokens():
 def test_a_base_rate_of_one_class_is_refused(base_rate):
     with pytest.raises(ep.PolicyInputError, match="base rate"):
         ep.policies(base_rate, CFG)
+
+
+def test_a_setting_that_sends_nearly_all_out_at_one_exit_is_not_dynamic():
+    swept = pd.DataFrame({"policy": ["static", "a", "a", "b"], "dynamic": [False, True, True, True],
+                          "modal_exit_share": [1.0, 0.97, 0.6, 1.0]})  # fmt: skip
+    assert ep.really_dynamic(swept, 0.05).index.tolist() == [2]
+    assert ep.really_dynamic(swept, 0.5).index.tolist() == [1, 2, 3]  # none qualifies: all are returned
+
+
+def test_modal_share_counts_the_commonest_exit():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.uniform(0.05, 0.95, (60, 3)), columns=["p_yes_1", "p_yes_2", "p_yes_3"]).assign(
+        label=rng.integers(0, 2, 60), user_id=0, request_id=np.arange(60) // 6, n_prefix_tokens=9, n_suffix_tokens=3)
+    rule = ep.policies(0.5, PolicyConfig())["confidence"]
+    swept = ep.sweep(frame, [rule], PolicyConfig(n_thresholds=5))
+    p_yes = ep.head_matrix(frame)[1]
+    for _, row in swept.iterrows():
+        _, counts = np.unique(ep.exit_index(rule, p_yes, row["threshold"]), return_counts=True)
+        assert row["modal_exit_share"] == counts.max() / 60

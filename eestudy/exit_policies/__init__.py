@@ -28,6 +28,7 @@ from eestudy.exit_policies.selection import (
     head_matrix,
     judge,
     judged_rows,
+    really_dynamic,
     select,
     static_at_cost,
     sweep,
@@ -46,6 +47,6 @@ __all__ = [
     "FIRST_EXIT", "LAST_EXIT", "Policy", "PolicyInputError", "agreeing_heads", "centred_confidence",
     "consistent_ratio", "cost", "exit_index", "exit_scores", "exits_seen", "head_matrix", "judge",
     "judged_rows", "logit", "margin", "max_probability", "negative_entropy", "one_sided_ratio",
-    "oracle_exit_index", "patient_confidence", "policies", "select", "shuffled_exit_index", "static_at_cost",
-    "sweep", "threshold_grid", "token_layers", "work",
+    "oracle_exit_index", "patient_confidence", "policies", "really_dynamic", "select", "shuffled_exit_index",
+    "static_at_cost", "sweep", "threshold_grid", "token_layers", "work",
 ]

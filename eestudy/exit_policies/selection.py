@@ -103,16 +103,34 @@ def sweep(frame: pd.DataFrame, rules: Iterable[Policy], cfg: PolicyConfig) -> pd
     """Every rule at every threshold of its grid on the given (validation) rows.
 
     Returns:
-        Frame: policy, dynamic, threshold, the columns of `judge`, auc_loss (full depth's AUC minus this one).
+        Frame: policy, dynamic, threshold, modal_exit_share (rows that leave at the most common exit), the columns of
+        `judge`, auc_loss (full depth's AUC minus this one).
     """
     p_yes = head_matrix(frame)[1]
     full = metrics.auc(frame["label"], p_yes[:, -1])
     rows = []
     for rule in rules:
         for threshold in threshold_grid(rule, p_yes, cfg.n_thresholds):
-            result = judge(frame, exit_index(rule, p_yes, threshold, cfg.min_exit))
-            rows.append({"policy": rule.name, "dynamic": rule.dynamic, "threshold": threshold} | result)
+            index = exit_index(rule, p_yes, threshold, cfg.min_exit)
+            setting = {"policy": rule.name, "dynamic": rule.dynamic, "threshold": threshold,
+                       "modal_exit_share": np.bincount(index).max() / len(index)}
+            rows.append(setting | judge(frame, index))
     return pd.DataFrame(rows).assign(auc_loss=lambda table: full - table["auc"])
+
+
+def really_dynamic(swept: pd.DataFrame, min_share: float) -> pd.DataFrame:
+    """The settings of dynamic rules that treat candidates differently.
+
+    A threshold that sends (nearly) everybody out at one exit is a static exit by another name, and would win or lose
+    with it. Where no setting is left, all settings of dynamic rules are returned.
+
+    Args:
+        swept: from `sweep`.
+        min_share: of the rows that must leave elsewhere than at the most common exit.
+    """
+    dynamic = swept[swept["dynamic"]]
+    kept = dynamic[dynamic["modal_exit_share"] <= 1 - min_share]
+    return dynamic if kept.empty else kept
 
 
 def select(swept: pd.DataFrame, max_auc_loss: float) -> pd.Series:
