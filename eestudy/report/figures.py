@@ -22,7 +22,7 @@ COLOURS = {"static": "#0072B2", "dynamic": "#D55E00", "control": "#666666", "bas
            "stacked": "#8b3a6b", "plain": "#000000"}  # fmt: skip
 MARKERS = {"static": "o", "dynamic": "Dv^<>hpd8", "control": "Xx+", "baseline": "*", "stacked": "P", "plain": "s"}
 LABELS = {"stacked": "LLM + evidence model", "plain": "plain way (one prompt per pair)"}
-LEFT = 0.34  # share of the cost axis kept for the names of the models without LLM
+LEFT = 0.5  # room for names left of the axis, as a share of its length
 METRICS = {"auc": "AUC (0.5 = chance)", "gauc": "GAUC: AUC within each user"}
 
 
@@ -166,12 +166,12 @@ def _tradeoff_panel(axis, table: pd.DataFrame, cost: str, metric: str, chosen: s
 
 
 def _frame_panel(axis, table: pd.DataFrame, cost: str, metric: str, right: float) -> None:
-    """Limits around what an LLM reaches, and the names of the models without one at the left."""
-    shown = table.loc[~table["kind"].isin(("baseline", "sweep")), metric]
-    low, high = shown.min(), max(shown.max(), table.loc[table["kind"] == "baseline", metric].max())
+    """Limits that show the intervals whole, and the names of the models without an LLM at the left."""
+    shown = table[~table["kind"].isin(("baseline", "sweep"))]
+    low, high = shown[[metric, f"{metric}_lo"]].min(axis=None), shown[[metric, f"{metric}_hi"]].max(axis=None)
     if not np.isfinite([low, high]).all():
         return  # a handful of rows, on which the metric is not defined
-    low, high = low - 0.3 * max(high - low, 0.02), high + 0.2 * max(high - low, 0.02)
+    low, high = low - 0.05 * max(high - low, 0.02), high + 0.05 * max(high - low, 0.02)
     simple = table[(table["kind"] == "baseline") & (table[metric] >= low)]
     axis.set(ylim=(low, high), ylabel=METRICS[metric])
     at, label_at, edge = _left_edge(axis, simple[cost].min(), right)
@@ -198,6 +198,7 @@ def tradeoff_figure(table: pd.DataFrame, chosen: str, cost: str = "token_layer_f
         table: from `tables.tradeoff_table`.
         chosen: the policy selected on validation.
         cost: "token_layer_fraction" or "latency_ms_p50" (baselines, not timed, then stand at the left edge).
+            Models that learned from more labels than the LLM stay in the table; the figure leaves them out.
 
     Raises:
         ValueError: no setting has that cost (latency was not measured).
@@ -205,7 +206,7 @@ def tradeoff_figure(table: pd.DataFrame, chosen: str, cost: str = "token_layer_f
     if not table.loc[table["kind"].isin(("static", "dynamic")), cost].notna().any():
         raise ValueError(f"no setting has {cost}; measure it first (notebook 07)")
     style()
-    timed, table = cost == "latency_ms_p50", table.copy()
+    timed, table = cost == "latency_ms_p50", table[~table["setting"].str.endswith("_all_labels")].copy()
     table.loc[table["kind"] == "baseline", cost] = table[cost].min() / 1.6 if timed else 0.0
     figure, axes = plt.subplots(1, 2, figsize=(15, 5.4))
     right = table[cost].max() * (1.25 if timed else 1.04)
