@@ -96,12 +96,13 @@ def fit_scale_and_bias(heads: ExitHeads, logits: np.ndarray, labels: np.ndarray)
     """
     base = float(np.log(labels.mean() / (1 - labels.mean())))
     for head, z in zip(heads.heads, logits, strict=True):
-        slope, _ = fit_calibration(z, labels)  # negative where the lens ranks the wrong way round
-        spread = max(float(z.std()), 1e-6)
-        scale = np.copysign(max(abs(slope) * spread, MIN_LOGIT_STD), slope) / spread
+        slope, _ = fit_calibration(z, labels)
+        # Never negative, even where the lens ranks backwards: what a layer writes along yes − no stays in the residual
+        # stream, so heads of opposite signs would pull the adapter in opposite directions.
+        scale = max(abs(slope) * z.std(), MIN_LOGIT_STD) / max(z.std(), 1e-6)
         with torch.no_grad():
-            head.weight.mul_(float(scale))
-            head.bias.fill_(base - scale * float(z.mean()))
+            head.weight.mul_(scale)
+            head.bias.fill_(base - scale * z.mean())
 
 
 def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
