@@ -19,8 +19,7 @@ ADAPTER, HEADS = "adapter.safetensors", "exit_heads.safetensors"
 # what trained weights depend on; scoring comes after them
 SOURCES = ("training/loop.py", "training/model.py", "training/requests.py", "backbone/*.py", "exit_heads.py",
            "prompts.py")
-INPUTS = ("prompts.parquet", "split.parquet", "interactions.parquet")
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy")
 
 
 class ExitModel(nn.Module):
@@ -87,8 +86,7 @@ def training_fingerprint(cfg: StudyConfig, run: Run) -> str:
     package = Path(__file__).resolve().parents[1]
     return artifacts.fingerprint({
         "config": cfg.model_dump(mode="json", include={"seed", "prompt", "backbone", "heads"}),
-        "inputs": [artifacts.artifact_hash(run, name) for name in INPUTS],
-        "backbone": backbone.identity(cfg.backbone),
+        "inputs": [artifacts.artifact_hash(run, name) for name in ("prompts.parquet", "split.parquet")],
         "sources": {path.name: artifacts.sha256_file(path) for name in SOURCES for path in sorted(package.glob(name))},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     })
