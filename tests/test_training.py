@@ -111,6 +111,34 @@ def test_finished_training_is_not_repeated_and_stale_training_is(finished, monke
         training.train(toys.study(lora_lr=5e-4), run, TOKENIZER, requests)
 
 
+def test_lost_training_log_or_weights_train_again(run):
+    cfg, requests = toys.study(), training.load_requests(run, TOKENIZER)
+    log = training.train(cfg, run, TOKENIZER, requests)
+    weights = artifacts.artifact_hash(run, training.HEADS)
+    run.path("training.csv").unlink()
+    again = training.train(cfg, run, TOKENIZER, requests)
+    pd.testing.assert_frame_equal(log.drop(columns="seconds"), again.drop(columns="seconds"))
+    assert artifacts.artifact_hash(run, training.HEADS) == weights
+
+
+def test_every_process_has_a_request_in_every_step(run):
+    requests = training.load_requests(run, TOKENIZER)["label"][:7]
+    batches = training.make_batches(toys.study(), requests, n_processes=3)
+    assert [len(batch) for batch in batches] == [3, 3, 3]
+
+
+def test_scores_of_other_weights_are_made_again(finished):
+    run, _ = finished
+    before = training.scoring_fingerprint(toys.study(), run)
+    heads = artifacts.read_arrays(run, training.HEADS)
+    wanted = artifacts.read_meta(run, training.HEADS)["fingerprint"]
+    moved = {key: value + 1e-3 for key, value in heads.items()}
+    artifacts.write_arrays(run, training.HEADS, moved, fingerprint=wanted)
+    assert training.scoring_fingerprint(toys.study(), run) != before
+    artifacts.write_arrays(run, training.HEADS, heads, fingerprint=wanted)
+    assert training.scoring_fingerprint(toys.study(), run) == before
+
+
 def test_the_merged_model_gives_the_same_logits(finished):
     run, _ = finished
     cfg, requests = toys.study(), training.load_requests(run, TOKENIZER)["test"][:3]

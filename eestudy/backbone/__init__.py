@@ -20,7 +20,7 @@ from eestudy.backbone.layers import (
     n_layers,
     run_layers,
 )
-from eestudy.backbone.loading import FAMILIES, answer_ids, converted_asset, load_model, load_tokenizer
+from eestudy.backbone.loading import FAMILIES, answer_ids, converted_asset, identity, load_model, load_tokenizer
 from eestudy.backbone.packs import (
     ATTENTION,
     BackboneError,
@@ -33,7 +33,8 @@ from eestudy.backbone.packs import (
 )
 
 __all__ = [
-    "ATTENTION", "FAMILIES", "BackboneError", "Layout", "Pack", "answer_direction", "answer_ids", "answer_index",
-    "attention", "compact", "converted_asset", "decoder", "embed", "exit_states", "last_states", "load_model",
-    "load_tokenizer", "make_layout", "make_pack", "n_layers", "packed_attention", "run_layers",
+    "ATTENTION", "FAMILIES", "BackboneError", "Layout", "Pack", "answer_direction", "answer_ids",
+    "answer_index", "attention", "compact", "converted_asset", "decoder", "embed", "exit_states", "identity",
+    "last_states", "load_model", "load_tokenizer", "make_layout", "make_pack", "n_layers", "packed_attention",
+    "run_layers",
 ]

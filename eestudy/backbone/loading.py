@@ -32,6 +32,16 @@ def answer_ids(tokenizer, cfg: BackboneConfig) -> tuple[int, int]:
     return ids[0][0], ids[1][0]
 
 
+def identity(cfg: BackboneConfig) -> str:
+    """What tells one backbone's weights from another's, without reading them all: hashes for the asset, names, sizes
+    and times of the files for a local folder, the name itself on the hub."""
+    if cfg.source in (GGUF_WHEEL, "random-llama"):
+        return cfg.source + (converted_asset() / "sha256.json").read_text()
+    folder = Path(cfg.source)
+    files = sorted(folder.glob("*")) if folder.is_dir() else []
+    return cfg.source + "".join(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
+
+
 def load_tokenizer(cfg: BackboneConfig):
     """The tokenizer of the backbone, from disk where it is an asset or a folder."""
     return AutoTokenizer.from_pretrained(_folder(cfg.source))

@@ -29,7 +29,7 @@ from eestudy.training.model import (
 from eestudy.training.requests import Request, drop_evidence, first_rows, only_mode
 from eestudy.training.scoring import head_logits
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, LOG = "checkpoint.safetensors", "training.csv"
 
 
 def make_batches(cfg: StudyConfig, requests: Sequence[Request], n_processes: int = 1) -> list[list[Request]]:
@@ -47,7 +47,10 @@ def make_batches(cfg: StudyConfig, requests: Sequence[Request], n_processes: int
     size = cfg.heads.requests_per_step * n_processes
     order = np.concatenate([rng.permutation(len(requests)) for _ in range(cfg.heads.max_epochs)])
     drawn = [drop_evidence(requests[i], cfg.prompt.keep_probability, rng) for i in order]
-    return [drawn[start:start + size] for start in range(0, len(drawn), size)]
+    batches = [drawn[start:start + size] for start in range(0, len(drawn), size)]
+    if len(batches[-1]) < n_processes:  # every process needs a request in every step
+        batches[-1] = [batches[-1][k % len(batches[-1])] for k in range(n_processes)]
+    return batches
 
 
 def initialise_heads(model: ExitModel, requests: Sequence[Request], n_rows: int) -> None:
@@ -70,8 +73,8 @@ def train(cfg: StudyConfig, run: Run, tokenizer, requests: dict[str, list[Reques
         The log: kind ('step' or 'look'), step, labels, seconds, loss, and loss_<layer> / auc_<layer>.
     """
     wanted = training_fingerprint(cfg, run)
-    if artifacts.is_current(run, HEADS, wanted) and artifacts.is_current(run, ADAPTER, wanted):
-        return artifacts.read_table(run, "training.csv")
+    if all(artifacts.is_current(run, name, wanted) for name in (LOG, ADAPTER, HEADS)):
+        return artifacts.read_table(run, LOG)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     model = build_model(cfg, tokenizer).to(accelerator.device)
     optimizer = make_optimizer(model, cfg)
@@ -168,10 +171,10 @@ def _resume(run: Run, model: ExitModel, optimizer, wanted: str) -> tuple[int, li
 def _finish(run: Run, accelerator, best: dict[str, np.ndarray], lines: list[dict], wanted: str) -> pd.DataFrame:
     log = pd.DataFrame(lines)
     if accelerator.is_main_process:
-        artifacts.write_table(run, "training.csv", log)
+        artifacts.write_table(run, LOG, log, fingerprint=wanted)
         for name, kind in ((ADAPTER, "adapter."), (HEADS, "heads.")):
             artifacts.write_arrays(run, name, {k: v for k, v in best.items() if k.startswith(kind)}, fingerprint=wanted)
         for name in (CHECKPOINT, CHECKPOINT + ".meta.json"):  # the trained weights replace it
             run.path(name).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    return artifacts.read_table(run, "training.csv")
+    return artifacts.read_table(run, LOG)

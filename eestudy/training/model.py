@@ -19,7 +19,8 @@ ADAPTER, HEADS = "adapter.safetensors", "exit_heads.safetensors"
 # what trained weights depend on; scoring comes after them
 SOURCES = ("training/loop.py", "training/model.py", "training/requests.py", "backbone/*.py", "exit_heads.py",
            "prompts.py")
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy")
+INPUTS = ("prompts.parquet", "split.parquet", "interactions.parquet")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
 
 
 class ExitModel(nn.Module):
@@ -86,7 +87,8 @@ def training_fingerprint(cfg: StudyConfig, run: Run) -> str:
     package = Path(__file__).resolve().parents[1]
     return artifacts.fingerprint({
         "config": cfg.model_dump(mode="json", include={"seed", "prompt", "backbone", "heads"}),
-        "inputs": [artifacts.artifact_hash(run, name) for name in ("prompts.parquet", "split.parquet")],
+        "inputs": [artifacts.artifact_hash(run, name) for name in INPUTS],
+        "backbone": backbone.identity(cfg.backbone),
         "sources": {path.name: artifacts.sha256_file(path) for name in SOURCES for path in sorted(package.glob(name))},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     })

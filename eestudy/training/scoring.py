@@ -71,9 +71,12 @@ def load_scorable(cfg: StudyConfig, run: Run, tokenizer) -> ExitModel:
 
 
 def scoring_fingerprint(cfg: StudyConfig, run: Run) -> str:
-    """Hash of everything that scores depend on: the trained weights' own, and how they are read out."""
-    return artifacts.fingerprint({"weights": training_fingerprint(cfg, run),
-                                  "scoring": artifacts.sha256_file(Path(__file__).resolve())})
+    """Hash of everything that scores depend on: what training depends on, its weights, how they are read out."""
+    return artifacts.fingerprint({
+        "training": training_fingerprint(cfg, run),
+        "weights": [artifacts.artifact_hash(run, name) for name in (ADAPTER, HEADS)],
+        "scoring": artifacts.sha256_file(Path(__file__).resolve()),
+    })
 
 
 def score_parts(cfg: StudyConfig, run: Run, model: ExitModel, requests: dict[str, list[Request]]) -> pd.DataFrame:
