@@ -426,6 +426,17 @@ def test_measured_deviation_is_the_tolerance(built):
         assert _state(report.compare(trivial_far, moved, {name: deviation}), name) == state
 
 
+@pytest.mark.parametrize(("name", "unit", "ci95", "allowed"), [
+    ("auc_dynamic_minus_static_same_cost", "AUC", (-0.001, 0.001), 0.01), ("auc_x", "AUC", (0.7, 0.8), 0.05),
+    ("mean_exit_fraction", "fraction of layers", (0.139, 0.142), 0.1), ("share", "fraction", None, 0.1),
+    ("layer_of_95_percent_of_gain_with_evidence", "layer", (4, 4), 5), ("something", "AUC", None, None),
+])  # fmt: skip
+def test_tolerance_without_a_measured_deviation(name, unit, ci95, allowed):
+    item = {"name": name, "unit": unit, "ci95": ci95}
+    assert comparison.tolerance(item, {}) == (allowed if allowed is None else pytest.approx(allowed))
+    assert comparison.tolerance(item, {name: 0.002}) == pytest.approx(0.006)
+
+
 def test_tolerance_that_reaches_the_trivial_baseline_never_passes(built):
     name, found = "auc_full_depth_retrieval", built[-1]
     assert _state(report.compare(found, found, {name: 1.0}), name) == "inconclusive"

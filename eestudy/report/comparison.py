@@ -13,7 +13,10 @@ from eestudy.report.headline import HEADLINE
 STATES = ("fail", "inconclusive", "pass", "shown")
 DEVIATIONS = 3.0  # quality may differ by so many seed-to-seed standard deviations
 FLOOR = 0.0005  # rounding and the order of floating point sums on another processor
-FRACTION_TOLERANCE = 0.1  # fractions without a measured deviation or interval; our choice
+# Without a measured deviation: another processor trains other weights and may choose another policy, which moves these
+# by more than a narrow paired interval says. Our choice; rows it makes too wide to judge read "inconclusive".
+UNMEASURED = (("auc_", 0.01), ("gauc_", 0.02), ("log_loss_", 0.01), ("ece_", 0.01), ("layer_", 5.0))
+UNMEASURED_FRACTION = 0.1
 PUBLISHED = artifacts.ROOT / "results" / "published.csv"
 CLASSES = {"P": "stated in the paper", "T": "stated by a third-party summary only; may be wrong",
            "D": "arithmetic on such numbers", "I": "inferred; our own choice"}  # fmt: skip
@@ -32,13 +35,17 @@ def tolerance(item: dict, deviations: dict[str, float]) -> float | None:
     """How far a quality entry may lie from the reference.
 
     Three times its seed-to-seed standard deviation where that was measured; otherwise half the width of the
-    reference's interval; for a fraction without one 0.1; otherwise None: the row is shown, not judged.
+    reference's interval, and no less than `UNMEASURED` has for its kind; None for what has neither: it is shown,
+    not judged.
     """
-    if item["name"] in deviations:
-        return max(DEVIATIONS * deviations[item["name"]], FLOOR)
-    if item["ci95"] is not None:
-        return max((item["ci95"][1] - item["ci95"][0]) / 2, FLOOR)
-    return FRACTION_TOLERANCE if item["unit"].startswith("fraction") else None
+    name = item["name"]
+    if name in deviations:
+        return max(DEVIATIONS * deviations[name], FLOOR)
+    least = UNMEASURED_FRACTION if item["unit"].startswith("fraction") else None
+    least = next((value for start, value in UNMEASURED if name.startswith(start)), least)
+    if item["ci95"] is None:
+        return least if item["unit"].startswith("fraction") else None
+    return max((item["ci95"][1] - item["ci95"][0]) / 2, least or FLOOR)
 
 
 def trivial_value(name: str, values: dict[str, float | None]) -> float | None:
