@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eestudy import artifacts, config, metrics, report
-from eestudy.report import comparison, figures, headline, narrative, page, reference, tables
+from eestudy.report import comparison, figures, headline, narrative, page, readme, reference, tables
 from eestudy.report.__main__ import main
 from eestudy.report.judged import llm_scores, policy_scores, stack
 
@@ -576,3 +576,18 @@ def test_figures_have_titles_and_labels(built):
         assert figure.get_suptitle()
         assert all(axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes)
     figures.plt.close("all")
+
+
+def test_readme_answer_says_no_more_than_the_intervals(built):
+    def item(name, value, ci95):
+        return {"name": name, "value": value, "ci95": ci95, "n": 9, "unit": "AUC", "kind": "quality", "split": "test"}
+
+    names = ("early_exit_minus_full_depth", "dynamic_minus_static_same_cost", "llm_minus_evidence_model",
+             "early_exit_minus_full_depth_similar_users_only", "early_exit_minus_full_depth_no_retrieval")  # fmt: skip
+    intervals = ((-0.1, 0.1), (0.01, 0.1), (-0.2, -0.01), (-0.1, 0.1), (-0.1, 0.1))
+    found = [item(f"auc_{name}", 0.0, ci95) for name, ci95 in zip(names, intervals, strict=True)]
+    found.append(item("throughput_ratio_early_exit_vs_plain", 9.0, (8.0, 10.0)))
+    text = readme.readme_answer({"metrics": found, "headline": {}})
+    assert text.count("no difference shown") == 3 and text.count("better") == 1 and text.count("worse") == 1
+    assert "9.0 [8.0, 10.0] times" in text
+    assert readme.readme_answer({"metrics": found[:3], "headline": {}}) == "Not all of it is measured yet."

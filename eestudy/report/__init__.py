@@ -8,14 +8,13 @@ from eestudy.report.narrative import (
     findings,
     findings_markdown,
     headline_table,
-    readme_table,
-    render_readme,
     report_blocks,
     summary,
     verdict,
     with_interval,
 )
 from eestudy.report.page import to_html, to_markdown
+from eestudy.report.readme import readme_table, render_readme
 from eestudy.report.reference import compare_with_reference
 from eestudy.report.tables import (
     depth_curves,

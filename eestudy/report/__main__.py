@@ -13,7 +13,8 @@ from eestudy.report import reference
 from eestudy.report.comparison import compare, seed_deviation
 from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import ReportError
-from eestudy.report.narrative import render_readme, summary
+from eestudy.report.narrative import summary
+from eestudy.report.readme import render_readme
 
 README = artifacts.ROOT / "README.md"
 README_RUN = ("ml-100k", "laptop")  # the reference that it shows

@@ -95,45 +95,6 @@ def findings(metrics: dict) -> list[str]:
     ]  # fmt: skip
 
 
-def readme_table(metrics: dict) -> str:
-    """The README's five-row Markdown table, from `metrics.json`."""
-    head = metrics["headline"]
-    saving = [number(100 * head[name]["value"], 0) + " %" if head[name] else "not measured"
-              for name in ("mean_exit_fraction", "token_layer_fraction")]  # fmt: skip
-    rows = [
-        ("AUC at full depth, with evidence / without it",
-         f"{with_interval(head['auc_full_depth_retrieval'])} / {with_interval(head['auc_full_depth_no_retrieval'])}"),
-        ("AUC of the LLM less the simple model on the same numbers",
-         with_interval(head["auc_llm_minus_evidence_model"], signed=True)),
-        ("AUC of early exit less full depth", with_interval(head["auc_early_exit_minus_full_depth"], signed=True)),
-        ("AUC of early exit less a static exit at the same cost",
-         with_interval(head["auc_dynamic_minus_static_same_cost"], signed=True)),
-        ("Early exit: layers per candidate, token-layers, requests per second against the plain way",
-         f"{saving[0]}, {saving[1]}, {with_interval(head['throughput_ratio_early_exit_vs_plain'], 1)}×"),
-    ]  # fmt: skip
-    lines = ["| what | value [95 % interval over users] |", "|---|---|"]
-    return "\n".join(lines + [f"| {name} | {value} |" for name, value in rows]) + "\n"
-
-
-def readme_expectation(metrics: dict) -> str:
-    """What a newcomer should expect of `make reproduce`, from `metrics.json`: minutes and the number at the end."""
-    head = metrics["headline"]
-    spent = head["reproduce_minutes"]
-    minutes = f"{spent['value']:.0f} minutes" if spent else "an unknown time"
-    return (f"Then the reference run took {minutes} on two cores, and early exit ended at an AUC of "
-            f"{with_interval(head['auc_early_exit'])}.")
-
-
-def render_readme(text: str, metrics: dict) -> str:
-    """The README with what stands between its markers rendered anew from `metrics.json`."""
-    blocks = {"results": "\n" + readme_table(metrics), "expect": readme_expectation(metrics)}
-    for name, content in blocks.items():
-        start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
-        head, _, rest = text.partition(start)
-        text = head + start + content + end + rest.partition(end)[2]
-    return text
-
-
 def headline_table(headline: dict) -> pd.DataFrame:
     """name, value, 95 % interval, n, unit; "not measured" for null."""
     rows = []

@@ -1,0 +1,69 @@
+"""What the README shows of the reference results: the answer, the table, what to expect."""
+
+from __future__ import annotations
+
+from eestudy.report.narrative import number, with_interval
+
+
+def readme_table(metrics: dict) -> str:
+    """The README's five-row Markdown table, from `metrics.json`."""
+    head = metrics["headline"]
+    saving = [number(100 * head[name]["value"], 0) + " %" if head[name] else "not measured"
+              for name in ("mean_exit_fraction", "token_layer_fraction")]  # fmt: skip
+    rows = [
+        ("AUC at full depth, with evidence / without it",
+         f"{with_interval(head['auc_full_depth_retrieval'])} / {with_interval(head['auc_full_depth_no_retrieval'])}"),
+        ("AUC of the LLM less the simple model on the same numbers",
+         with_interval(head["auc_llm_minus_evidence_model"], signed=True)),
+        ("AUC of early exit less full depth", with_interval(head["auc_early_exit_minus_full_depth"], signed=True)),
+        ("AUC of early exit less a static exit at the same cost",
+         with_interval(head["auc_dynamic_minus_static_same_cost"], signed=True)),
+        ("Early exit: layers per candidate, token-layers, requests per second against the plain way",
+         f"{saving[0]}, {saving[1]}, {with_interval(head['throughput_ratio_early_exit_vs_plain'], 1)}×"),
+    ]  # fmt: skip
+    lines = ["| what | value [95 % interval over users] |", "|---|---|"]
+    return "\n".join(lines + [f"| {name} | {value} |" for name, value in rows]) + "\n"
+
+
+def readme_expectation(metrics: dict) -> str:
+    """What a newcomer should expect of `make reproduce`, from `metrics.json`: minutes and the number at the end."""
+    head = metrics["headline"]
+    spent = head["reproduce_minutes"]
+    minutes = f"{spent['value']:.0f} minutes" if spent else "an unknown time"
+    return (f"Then the reference run took {minutes} on two cores, and early exit ended at an AUC of "
+            f"{with_interval(head['auc_early_exit'])}.")
+
+
+def _word(item: dict) -> str:
+    """What a paired difference shows: 'better', 'worse', or that neither is shown."""
+    low, high = item["ci95"] or (-1.0, 1.0)
+    return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+
+
+def readme_answer(metrics: dict) -> str:
+    """The study's answer in a few sentences, every judgement taken from an interval of `metrics.json`."""
+    values = {item["name"]: item for item in metrics["metrics"]} | metrics["headline"]
+    names = ("early_exit_minus_full_depth", "dynamic_minus_static_same_cost", "llm_minus_evidence_model",
+             "early_exit_minus_full_depth_similar_users_only", "early_exit_minus_full_depth_no_retrieval")
+    found = [values.get(f"auc_{name}") for name in names]
+    ratio = values.get("throughput_ratio_early_exit_vs_plain")
+    if ratio is None or any(item is None or item["value"] is None for item in found):
+        return "Not all of it is measured yet."
+    text = [f"{_word(item)}, {with_interval(item, signed=True)}" for item in found]
+    return (
+        f"**The answer here:** early exit serves {with_interval(ratio, 1)} times as many requests as the plain way. "
+        f"AUC against full depth: {text[0]}. Against one fixed exit for everybody at the same cost: {text[1]}. And the "
+        f"LLM against the simple model on the numbers that its prompt shows: {text[2]}. With less evidence, leaving "
+        f"early by the same procedure: similar users' ratings only, as in the paper, {text[3]}; no evidence, {text[4]}."
+    )
+
+
+def render_readme(text: str, metrics: dict) -> str:
+    """The README with what stands between its markers rendered anew from `metrics.json`."""
+    blocks = {"answer": readme_answer(metrics), "results": "\n" + readme_table(metrics),
+              "expect": readme_expectation(metrics)}
+    for name, content in blocks.items():
+        start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+        head, found, rest = text.partition(start)
+        text = head + start + content + end + rest.partition(end)[2] if found else text
+    return text
