@@ -157,7 +157,7 @@ def build_evidence(
     Raises:
         ValueError: a pair to be judged is among the interactions that may be seen.
 
-    Source: the design's trap 7 (leakage); `others` is the paper's retrieval, `own` is ours.
+    Source: `others` is the paper's retrieval; `own` and the rule of time are ours.
     """
     user, item = rows["user_id"].to_numpy(np.int64), rows["item_id"].to_numpy(np.int64)
     before = rows["request_timestamp"].to_numpy(np.int64)
