@@ -198,6 +198,14 @@ def test_the_fingerprint_follows_inputs_and_settings(run):
     assert before != training.training_fingerprint(toys.study(), run)
 
 
+def test_the_fingerprint_counts_every_source_under_its_own_path(run, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(training.model.artifacts, "fingerprint", lambda parts: seen.update(parts) or "x")
+    training.training_fingerprint(toys.study(), run)
+    assert {"training/loop.py", "training/model.py", "backbone/packs.py", "exit_heads.py", "prompts.py"} <= set(
+        seen["sources"])  # by file name alone, two files called model.py would count as one
+
+
 def test_a_loss_that_is_not_a_number_stops_training(run, monkeypatch):
     monkeypatch.setattr(training.loop.exit_heads, "joint_loss", lambda logits, labels: logits.sum(1) * torch.nan)
     with pytest.raises(FloatingPointError, match="lower heads.lora_lr"):

@@ -89,6 +89,7 @@ def training_fingerprint(cfg: StudyConfig, run: Run) -> str:
         "config": cfg.model_dump(mode="json", include={"seed", "prompt", "backbone", "heads"}),
         "inputs": [artifacts.artifact_hash(run, name) for name in INPUTS],
         "backbone": backbone.identity(cfg.backbone),
-        "sources": {path.name: artifacts.sha256_file(path) for name in SOURCES for path in sorted(package.glob(name))},
+        "sources": {path.relative_to(package).as_posix(): artifacts.sha256_file(path)
+                    for name in SOURCES for path in package.glob(name)},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     })
