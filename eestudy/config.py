@@ -144,6 +144,31 @@ class LatencyConfig(Section):
     n_threads: int = Field(2, description="torch intra-op threads")
 
 
+class BenchConfig(Section):
+    """What `make bench` measures, and on how much."""
+
+    candidates: tuple[int, ...] = Field((1, 16, 50), description="candidates per request")
+    n_requests: tuple[int, ...] = Field((12, 6, 3), description="requests of each size in the race")
+    repeats: int = Field(3, description="passes over all contenders and requests; intervals are over them")
+    n_tuning_requests: int = Field(2, description="requests, in no race, on which rivals' settings are tried")
+    llama_settings: tuple[tuple[str, str], ...] = Field(
+        (("server", "F16"), ("server", "Q8_0"), ("packed", "F32"), ("packed", "Q8_0")),
+        description="llama.cpp's form and quantisation; the fastest races",
+    )
+    n_quality_requests: int = Field(60, description="drawn test requests that every contender scores")
+    n_stage_requests: int = Field(40, description="drawn test requests followed from raw tables to answer")
+    n_growth_repeats: int = Field(5, description="passes over the sizes of the cost curves")
+    n_service_requests: int = Field(30, description="drawn test requests whose service is timed at every setting")
+    load_of_capacity: tuple[float, ...] = Field(
+        (0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
+        description="arrival rates, as multiples of what full depth can serve",
+    )
+    n_arrivals: int = Field(4000, description="requests of one simulated run")
+    budget_of_service: float = Field(2.0, description="p95 budget, as a multiple of full depth's median service")
+    real_load: float = Field(1.5, description="arrival rate of the real runs, as a multiple of full depth's capacity")
+    real_run_s: float = Field(40.0, description="seconds of arrivals in one real run")
+
+
 class ReportConfig(Section):
     """What the report shows."""
 
@@ -165,6 +190,7 @@ class StudyConfig(Section):
     heads: HeadsConfig = HeadsConfig()
     policy: PolicyConfig = PolicyConfig()
     latency: LatencyConfig = LatencyConfig()
+    bench: BenchConfig = BenchConfig()
     report: ReportConfig = ReportConfig()
 
 
@@ -184,6 +210,10 @@ PROFILES: dict[str, dict[str, dict]] = {
                   "n_eval_rows": 40, "n_init_rows": 40, "checkpoint_steps": 5},
         "policy": {"n_thresholds": 8, "n_bootstrap": 200, "shuffles": 3},
         "latency": {"n_requests": 4, "warmup_requests": 1, "repeats": 1, "plain_batch_sizes": (1, 4)},
+        "bench": {"candidates": (1, 4), "n_requests": (2, 2), "repeats": 1, "n_tuning_requests": 1,
+                  "llama_settings": (("packed", "F32"),), "n_quality_requests": 3, "n_stage_requests": 3,
+                  "n_growth_repeats": 1, "n_service_requests": 4, "load_of_capacity": (0.5, 2.0), "n_arrivals": 200,
+                  "real_run_s": 1.0},
         "report": {"n_examples": 5, "reference_scope": "counts"},
     },
     "laptop": {},

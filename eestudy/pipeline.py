@@ -75,7 +75,7 @@ def fingerprint_parts(
         parts[f"config.{setting}"] = _value_hash(attrgetter(setting)(settings))
     for module in modules:
         parts[f"module {module}"] = artifacts.sha256_bytes(package.get(module, Source()).text.encode())
-    for artifact in sorted(set(step.reads) - set(MACHINE_FACTS)):
+    for artifact in sorted({*step.reads, *step.optional} - set(MACHINE_FACTS)):
         parts[f"artifact {artifact}"] = artifacts.artifact_hash(run, artifact)
     for file in step.files:
         path = file.format(dataset=run.dataset, profile=run.profile)

@@ -56,6 +56,34 @@ def profile_text(user: pd.Series, n_rated: int, n_clicks: int, mean_rating: floa
     return f"{who}. Likes {round(100 * n_clicks / n_rated)}% of {noun}s, mean {mean_rating:.2f}."
 
 
+def known_profile(user: pd.Series, known: pd.DataFrame, noun: str) -> str:
+    """`profile_text` of a user whose known history is `known` (columns label, rating)."""
+    return profile_text(user, len(known), int(known["label"].sum()), known["rating"].mean(), noun)
+
+
+def prefix_text(cfg: StudyConfig, tokenizer, profile: str, titles: Sequence[str], ratings: Sequence[float]) -> str:
+    """The shared part of a request's prompt: profile, recent history within the budget, and what comes next.
+
+    Args:
+        cfg: the study's settings.
+        tokenizer: counts the tokens of the budget.
+        profile: from `profile_text`.
+        titles, ratings: recent history, oldest first; titles cut.
+
+    Raises:
+        PromptError: a profile that alone exceeds the budget.
+    """
+    closing = closing_text(cfg)
+    recent = slice(max(0, len(titles) - cfg.prompt.n_history), None)
+    shown = _fit_history(profile, closing, titles[recent], ratings[recent], tokenizer, cfg.prompt.max_prefix_tokens)
+    return profile + shown + closing
+
+
+def closing_text(cfg: StudyConfig) -> str:
+    """What stands between the shared prefix and a candidate: ' Film:'."""
+    return f" {cfg.data.item_noun.capitalize()}:"
+
+
 def history_text(titles: Sequence[str], ratings: Sequence[float]) -> str:
     """Recent ratings, oldest first; '' where there are none."""
     if not len(titles):
@@ -133,12 +161,11 @@ def prefix_parts(cfg: StudyConfig, frames: dict[str, pd.DataFrame], request_ids,
     owner = owner.drop_duplicates("request_id").set_index("request_id")["user_id"]
     users = frames["users"].set_index("user_id")
     empty = history.iloc[:0]
-    closing = f" {cfg.data.item_noun.capitalize()}:"
+    closing = closing_text(cfg)
     records = []
     for request_id in sorted(request_ids):
         known = by_request.get(request_id, empty)
-        profile = profile_text(users.loc[owner[request_id]], len(known), int(known["label"].sum()),
-                               known["rating"].mean(), cfg.data.item_noun)
+        profile = known_profile(users.loc[owner[request_id]], known, cfg.data.item_noun)
         recent = known.tail(cfg.prompt.n_history)
         shown = _fit_history(profile, closing, [titles[i] for i in recent["item_id"]], recent["rating"].tolist(),
                              tokenizer, cfg.prompt.max_prefix_tokens)

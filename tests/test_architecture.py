@@ -9,12 +9,14 @@ from eestudy.artifacts import ROOT
 
 LAYERS = {
     0: {"config", "artifacts", "metrics", "progress", "assets", "chain"},
-    1: {"data", "baselines", "retriever", "prompts", "backbone", "exit_heads", "exit_policies", "latency", "report",
-        "pipeline"},
-    2: {"training", "scorer", "execution"},
+    1: {"data", "baselines", "retriever", "prompts", "backbone", "exit_heads", "exit_policies", "latency", "load",
+        "report", "pipeline"},
+    2: {"scorer", "rivals", "contest", "execution"},
+    3: {"training"},
+    4: {"bench"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
-NO_TORCH = LAYERS[0] | {"exit_policies", "data", "prompts", "report", "pipeline"}
+NO_TORCH = LAYERS[0] | {"exit_policies", "data", "prompts", "report", "pipeline", "load"}
 LIGHT = {"chain": set(), "assets": set(), "progress": {"tqdm"}, "config": {"pydantic"}, "pipeline": set()}
 PACKAGE = ROOT / "eestudy"
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
@@ -66,15 +67,6 @@ def test_the_models_own_forward_runs_with_the_packed_attention(family):
     torch.testing.assert_close(packed[mask.bool()], plain[mask.bool()], atol=1e-3, rtol=1e-3)
 
 
-def test_padded_batches_give_the_last_raw_state():
-    model = tiny("llama", "sdpa")
-    ids, mask = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    with torch.inference_mode():
-        found = backbone.last_states(model, ids, mask)
-        alone = [model.model(torch.tensor([row])).last_hidden_state[0, -1] for row in ([1, 2, 3, 4], [5, 6])]
-    torch.testing.assert_close(model.model.norm(found), torch.stack(alone), atol=TOLERANCE, rtol=0)
-
-
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 7), st.lists(st.integers(1, 6), min_size=1, max_size=5), st.data())
 def test_candidates_do_not_see_each_other(n_prefix, lengths, data):
@@ -101,26 +93,44 @@ def test_packed_equals_one_by_one_on_the_real_weights():
         with torch.inference_mode(), backbone.attention(model, "sdpa"):
             ids = torch.tensor([prefix + suffix])
             wanted = model.model(ids, output_hidden_states=True).hidden_states
-            raw = backbone.last_states(model, ids, torch.ones_like(ids))
+            raw = toys.decoder_states(model, ids[0])[-1]
         for layer in layers[:-1]:  # the library's last hidden state is normed, so it is compared raw
             assert relative_error(packed[layer - 1][candidate], wanted[layer][0, -1]) < TOLERANCE
-        assert relative_error(packed[-1][candidate], raw[0]) < TOLERANCE
+        assert relative_error(packed[-1][candidate], raw[-1]) < TOLERANCE
 
 
 def relative_error(found, wanted):
     return ((found - wanted).abs().max() / wanted.abs().max()).item()
 
 
-def test_compaction_changes_no_survivor():
-    model, pack = tiny("llama"), backbone.make_pack([1, 2, 3], [[4], [5, 6], [7, 8, 9]])
-    keep = torch.tensor([True, False, True])
+@pytest.mark.parametrize("family", backbone.FAMILIES)
+def test_fused_layers_equal_the_library(family):
+    model, ids = tiny(family), torch.tensor([3, 14, 15, 92, 65])
+    fused = backbone.fuse(model)
     with torch.inference_mode():
-        whole = backbone.run_layers(model, backbone.embed(model, pack), pack.positions, pack.layout, 0, 3)
-        half = backbone.run_layers(model, backbone.embed(model, pack), pack.positions, pack.layout, 0, 1)
-        hidden, positions, layout = backbone.compact(half, pack.positions, pack.layout, keep)
-        found = backbone.run_layers(model, hidden, positions, layout, 1, 3)[0, backbone.answer_index(layout)]
-    assert layout.lengths == (1, 3)
-    torch.testing.assert_close(found, whole[0, backbone.answer_index(pack.layout)][keep], atol=TOLERANCE, rtol=0)
+        wanted = toys.decoder_states(model, ids)
+        hidden, angles = fused.embedding[ids], backbone.rotary(fused, torch.arange(len(ids)))
+        for layer, state in zip(fused.layers, wanted, strict=True):
+            q, k, v = backbone.project(fused, layer, hidden, angles)
+            hidden = backbone.finish(fused, layer, hidden, backbone.prefix_attention(q, k, v))
+            assert relative_error(hidden, state) < TOLERANCE
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 7))
+def test_attention_over_a_shared_prefix_equals_each_suffix_with_its_own(seed, lengths, n_prefix):
+    generator = torch.Generator().manual_seed(seed)
+    longest, (n_heads, n_groups, d) = max(lengths), (4, 2, 8)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    prefix_k, prefix_v = draw(n_prefix, n_groups, d), draw(n_prefix, n_groups, d)
+    q, k, v = (draw(len(lengths), longest, heads, d) for heads in (n_heads, n_groups, n_groups))
+    causal = torch.full((longest, longest), -torch.inf).triu(1)[None]
+    found = backbone.suffix_attention(q, k, v, prefix_k, prefix_v, causal)
+    for c, n in enumerate(lengths):
+        keys, values = torch.cat([prefix_k, k[c, :n]]), torch.cat([prefix_v, v[c, :n]])
+        queries = torch.cat([draw(n_prefix, n_heads, d), q[c, :n]])
+        alone = backbone.prefix_attention(queries, keys, values)[n_prefix:]
+        torch.testing.assert_close(found[c, :n], alone, atol=1e-5, rtol=1e-4)
 
 
 def test_the_packed_attention_has_gradients():

@@ -36,7 +36,7 @@ def test_every_pin_is_exact_and_public():
 def test_extras_choose_from_the_pins_and_pin_nothing():
     extras = PROJECT["optional-dependencies"]
     chosen = [*PROJECT["dependencies"], *(name for extra in extras.values() for name in extra)]
-    assert set(extras) == {"quickstart", "study", "dev"}
+    assert set(extras) == {"quickstart", "study", "dev", "llama"}
     assert {normal(name) for name in chosen} <= set(pins())
 
 

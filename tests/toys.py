@@ -5,7 +5,7 @@ import pandas as pd
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from eestudy import artifacts, config
+from eestudy import artifacts, backbone, config
 
 
 def byte_tokenizer():
@@ -65,3 +65,15 @@ def run_with(tables, folder):
     for name, frame in tables.items():
         artifacts.write_table(run, f"{name}.parquet", frame)
     return run
+
+
+def decoder_states(model, ids):
+    """Raw states [T, D] after every layer of the library's own forward."""
+    caught = []
+    hooks = [layer.register_forward_hook(lambda _, __, out: caught.append(out[0] if isinstance(out, tuple) else out))
+             for layer in backbone.decoder(model).layers]
+    with backbone.attention(model, "sdpa"):
+        model(input_ids=ids[None], use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return [state.reshape(len(ids), -1) for state in caught]

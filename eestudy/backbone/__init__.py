@@ -9,18 +9,34 @@ itself; each suffix attends to the prefix and causally to itself, never to anoth
 after the prefix. So every candidate sees exactly what it would see in a prompt of its own.
 """
 
+from eestudy.backbone.fused import (
+    FusedBackbone,
+    FusedLayer,
+    finish,
+    fuse,
+    prefix_attention,
+    project,
+    rotary,
+    suffix_attention,
+)
 from eestudy.backbone.layers import (
     answer_direction,
     attention,
-    compact,
     decoder,
     embed,
     exit_states,
-    last_states,
     n_layers,
     run_layers,
 )
-from eestudy.backbone.loading import FAMILIES, answer_ids, converted_asset, identity, load_model, load_tokenizer
+from eestudy.backbone.loading import (
+    FAMILIES,
+    answer_ids,
+    converted_asset,
+    identity,
+    load_model,
+    load_tokenizer,
+    template_gguf,
+)
 from eestudy.backbone.packs import (
     ATTENTION,
     BackboneError,
@@ -31,10 +47,12 @@ from eestudy.backbone.packs import (
     make_pack,
     packed_attention,
 )
+from eestudy.backbone.precision import PRECISIONS, supported
 
 __all__ = [
-    "ATTENTION", "FAMILIES", "BackboneError", "Layout", "Pack", "answer_direction", "answer_ids",
-    "answer_index", "attention", "compact", "converted_asset", "decoder", "embed", "exit_states", "identity",
-    "last_states", "load_model", "load_tokenizer", "make_layout", "make_pack", "n_layers", "packed_attention",
-    "run_layers",
+    "ATTENTION", "FAMILIES", "PRECISIONS", "BackboneError", "FusedBackbone", "FusedLayer", "Layout", "Pack",
+    "answer_direction", "answer_ids", "answer_index", "attention", "converted_asset", "decoder", "embed",
+    "exit_states", "finish", "fuse", "identity", "load_model", "load_tokenizer", "make_layout",
+    "make_pack", "n_layers", "packed_attention", "prefix_attention", "project", "rotary", "run_layers",
+    "suffix_attention", "supported", "template_gguf",
 ]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from eestudy.backbone.packs import Layout, Pack, answer_index, make_layout
+from eestudy.backbone.packs import Layout, Pack, answer_index
 
 
 def decoder(model) -> torch.nn.Module:
@@ -54,45 +54,6 @@ def exit_states(model, pack: Pack, exit_layers: Sequence[int]) -> Iterator[torch
         hidden = run_layers(model, hidden, pack.positions, pack.layout, done, layer)
         done = layer
         yield hidden[0, answers]
-
-
-def compact(hidden, positions, layout: Layout, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Layout]:
-    """Drop the tokens of candidates that have left; the prefix stays for those that have not.
-
-    Args:
-        hidden: [1, T, D].
-        positions: [T].
-        layout: C candidates.
-        keep: [C] bool, at least one True.
-
-    Returns:
-        The same three for the candidates that stay.
-    """
-    sizes = torch.tensor(layout.lengths, device=hidden.device)
-    prefix = torch.ones(layout.n_prefix, dtype=torch.bool, device=hidden.device)
-    tokens = torch.cat([prefix, keep.to(hidden.device).repeat_interleave(sizes)])  # [T]
-    lengths = [n for n, stays in zip(layout.lengths, keep.tolist(), strict=True) if stays]
-    return hidden[:, tokens], positions[tokens], make_layout(layout.n_prefix, lengths, hidden.device)
-
-
-def last_states(model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Raw states after the last block from the library's own full forward, right-padded prompts.
-
-    Args:
-        model: the causal LM.
-        input_ids, attention_mask: [B, T].
-
-    Returns:
-        [B, D]: the state of each prompt's last real token, before the final norm.
-    """
-    caught = []
-    stack = decoder(model)
-    hook = stack.norm.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))  # the library norms it
-    try:
-        stack(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    finally:
-        hook.remove()
-    return caught[0][torch.arange(len(input_ids)), attention_mask.sum(1) - 1]
 
 
 @contextmanager

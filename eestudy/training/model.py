@@ -16,9 +16,9 @@ from eestudy.artifacts import Run
 from eestudy.config import StudyConfig
 
 ADAPTER, HEADS = "adapter.safetensors", "exit_heads.safetensors"
-# what trained weights depend on; scoring comes after them
-SOURCES = ("training/loop.py", "training/model.py", "training/requests.py", "backbone/*.py", "exit_heads.py",
-           "prompts.py")
+# what trained weights depend on; scoring comes after them, and so do the fused layers
+SOURCES = ("training/loop.py", "training/model.py", "training/requests.py", "backbone/layers.py",
+           "backbone/loading.py", "backbone/packs.py", "exit_heads.py", "prompts.py")
 INPUTS = ("prompts.parquet", "split.parquet", "interactions.parquet")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
 

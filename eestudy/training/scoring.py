@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from eestudy import artifacts, backbone, exit_heads
+from eestudy import artifacts, backbone, exit_heads, scorer
 from eestudy.artifacts import Run
 from eestudy.config import MODES, StudyConfig
 from eestudy.progress import progress
@@ -25,23 +25,28 @@ from eestudy.training.model import (
 from eestudy.training.requests import Request, only_mode
 
 REQUESTS_PER_CHUNK = 10
+READ_ALL_HEADS = scorer.ExitRule(scorer.never_exit)
+# what scores depend on besides training's sources
+SOURCES = ("training/scoring.py", "scorer/*.py", "backbone/fused.py", "backbone/precision.py")
 
 
 @torch.inference_mode()
 def head_logits(model: ExitModel, requests: Sequence[Request]) -> np.ndarray:
-    """Raw logits of every head on every candidate: [n, E], in the order of the requests."""
+    """Raw logits [n, E] by the packed forward in which the model is trained: for looks, and to hold the engine to."""
     model.eval()
     device = next(model.heads.parameters()).device
     packs = (backbone.make_pack(r.prefix, r.suffixes, device) for r in requests)
     return np.concatenate([model(pack).T.cpu().numpy() for pack in packs])  # [n, E]
 
 
-def score_requests(run: Run, model: ExitModel, requests: Sequence[Request], name: str, wanted: str) -> pd.DataFrame:
-    """Raw logits in resumable chunks.
+def score_requests(
+    run: Run, engine: scorer.Engine, requests: Sequence[Request], name: str, wanted: str
+) -> pd.DataFrame:
+    """Raw logits of all heads in resumable chunks, by the engine that serves requests, nobody leaving early.
 
     Args:
         run: where finished chunks are kept, as `chunks/<name>_<k>.parquet`.
-        model: trained or untrained.
+        engine: of the trained or the untrained model.
         requests: what to score.
         name: names the chunks.
         wanted: fingerprint of the weights; chunks of another one are made again.
@@ -49,13 +54,13 @@ def score_requests(run: Run, model: ExitModel, requests: Sequence[Request], name
     Returns:
         Columns row, mode, logit_<layer>; one line per candidate.
     """
-    columns = [f"logit_{layer}" for layer in model.heads.exit_layers]
+    columns = [f"logit_{layer}" for layer in engine.heads.exit_layers]
     tables = []
     for start in progress(range(0, len(requests), REQUESTS_PER_CHUNK), f"scoring {name} rows", unit="chunk"):
         chunk, file = requests[start:start + REQUESTS_PER_CHUNK], f"chunks/{name}_{start:05d}.parquet"
         if not artifacts.is_current(run, file, wanted):
-            logits = head_logits(model, chunk)
-            table = pd.DataFrame(logits, columns=columns)
+            found = scorer.score_all(engine, chunk, READ_ALL_HEADS)
+            table = pd.DataFrame(np.concatenate([scored.logits for scored in found]), columns=columns)
             table.insert(0, "row", np.concatenate([r.rows for r in chunk]))
             table.insert(1, "mode", np.array(MODES)[np.concatenate([r.modes for r in chunk])])
             artifacts.write_table(run, file, table, fingerprint=wanted)
@@ -72,14 +77,17 @@ def load_scorable(cfg: StudyConfig, run: Run, tokenizer) -> ExitModel:
 
 def scoring_fingerprint(cfg: StudyConfig, run: Run) -> str:
     """Hash of everything that scores depend on: what training depends on, its weights, how they are read out."""
+    package = Path(__file__).resolve().parents[1]
     return artifacts.fingerprint({
         "training": training_fingerprint(cfg, run),
         "weights": [artifacts.artifact_hash(run, name) for name in (ADAPTER, HEADS)],
-        "scoring": artifacts.sha256_file(Path(__file__).resolve()),
+        "sources": [artifacts.sha256_file(path) for name in SOURCES for path in sorted(package.glob(name))],
     })
 
 
-def score_parts(cfg: StudyConfig, run: Run, model: ExitModel, requests: dict[str, list[Request]]) -> pd.DataFrame:
+def score_parts(
+    cfg: StudyConfig, run: Run, engine: scorer.Engine, requests: dict[str, list[Request]]
+) -> pd.DataFrame:
     """Raw logits of the selection and test rows in every mode, and of the risk rows in mode 'both'.
 
     Returns:
@@ -87,7 +95,7 @@ def score_parts(cfg: StudyConfig, run: Run, model: ExitModel, requests: dict[str
     """
     wanted = scoring_fingerprint(cfg, run)
     parts = {"select": requests["select"], "risk": only_mode(requests["risk"], "both"), "test": requests["test"]}
-    tables = [score_requests(run, model, part, name, wanted) for name, part in parts.items()]
+    tables = [score_requests(run, engine, part, name, wanted) for name, part in parts.items()]
     return pd.concat(tables, ignore_index=True)
 
 

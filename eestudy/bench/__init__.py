@@ -1,0 +1,1 @@
+"""The benchmark: our scorer against what people would use instead, measured in one process, in turn."""

@@ -1,0 +1,114 @@
+"""Measure one run's scorer against what people would use: `python -m eestudy.bench`, after notebook 06.
+
+Every part is one table of the run's folder; a part that is there and was measured by the same code, on the same
+weights and processor, is kept, so that a killed benchmark goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from eestudy import artifacts, config, latency, pipeline, scorer
+from eestudy.bench import contenders, growth, race, stages, startup, traffic
+from eestudy.bench.setup import Setup, load_setup, sized_requests
+from eestudy.rivals import llama_cpp
+
+SOURCES = ("bench/*.py", "backbone/*.py", "scorer/*.py", "rivals/**/*.py", "load/*.py", "latency.py")
+INPUTS = ("adapter.safetensors", "exit_heads.safetensors", "calibration.json", "head_scores.parquet",
+          "selected_policy.json")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure every part that is not there yet, or one contender's start-up in this process."""
+    began = time.time()
+    parser = pipeline.parameters("Measure a run's scorer against its rivals.")
+    parser.add_argument("--startup-of", help="open one contender in this process and print what it takes")
+    parser.add_argument("--candidates", type=int, default=16)
+    parser.add_argument("--started", type=float, default=began, help="when the process was started (s since 1970)")
+    given = parser.parse_args(arguments)
+    try:
+        cfg = config.load(given.dataset, given.profile, given.seed)
+        run = artifacts.open_run(given.dataset, given.profile, given.seed)
+        setup = load_setup(cfg, run)
+    except (ValueError, artifacts.ArtifactError) as error:
+        sys.exit(f"error: {error}")
+    if given.startup_of:
+        loaded = time.time() - given.started
+        print(json.dumps({"load_s": loaded, **measure_startup(setup, given.startup_of, given.candidates)}))
+    else:
+        measure_all(setup)
+
+
+def measure_all(setup: Setup) -> None:
+    """Every part in turn, each kept as soon as it is measured."""
+    run, bench, wanted = setup.run, setup.cfg.bench, fingerprint(setup)
+    folder = run.path("bench")
+    folder.mkdir(exist_ok=True)
+    engine = scorer.build_engine(setup.model, setup.heads, setup.calibration)
+    tests, seed = setup.requests["test"], setup.cfg.seed
+    drawn = np.random.default_rng(seed).permutation(len(tests))
+
+    def some(n: int) -> list:
+        return [tests[i] for i in drawn[:n]]
+
+    def part(name: str, make):
+        file = f"bench_{name}.csv"
+        if not artifacts.is_current(run, file, wanted):
+            start = time.perf_counter()
+            artifacts.write_table(run, file, make(), fingerprint=wanted)
+            print(f"== bench {name}: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+        return artifacts.read_table(run, file)
+
+    choices = race.read_choices(part("choices", lambda: race.choices_table(race.choose(
+        setup, sized_requests(tests, 16, 100)[-bench.n_tuning_requests:], setup.cfg.latency.plain_batch_sizes,
+        bench.llama_settings if llama_cpp.available() else (), folder))))  # fmt: skip
+    names = contenders.names(choices)
+    def race_of(c: int, n: int):
+        requests = sized_requests(tests, c, n)
+        return part(f"race_{c}", lambda: race.race_all(setup, choices, names, requests, bench.repeats, folder))
+
+    sizes = zip(bench.candidates, bench.n_requests, strict=True)
+    part("race", lambda: pd.concat([race_of(c, n).assign(size=c) for c, n in sizes], ignore_index=True))
+    part("quality", lambda: race.quality_all(setup, choices, names, some(bench.n_quality_requests), folder))
+    part("ours", lambda: race.ours_everywhere(setup, choices))
+    part("startup", lambda: startup.startup_table(run, names, max(c for c in bench.candidates if c <= 16)))
+    part("growth", lambda: growth.growth_curves(engine, tests, setup.tokenizer, setup.cfg, bench.n_growth_repeats))
+    part("stages", lambda: stages.stage_times(setup, engine, setup.rule, bench.n_stage_requests, seed))
+    traffic.measure(setup, engine, some(bench.n_service_requests), artifacts.read_table(run, "policies.csv"),
+                    artifacts.read_json(run, "selected_policy.json")["policy"], part)  # fmt: skip
+
+
+def fingerprint(setup: Setup) -> str:
+    """Hash of all that a measurement depends on: weights, policy, sizes, sources, libraries, processor."""
+    package = Path(__file__).resolve().parents[1]
+    sources = [path for name in SOURCES for path in sorted(package.glob(name))]
+    return artifacts.fingerprint({
+        "bench": setup.cfg.model_dump(mode="json", include={"bench", "latency", "seed"}),
+        "inputs": [artifacts.artifact_hash(setup.run, name) for name in INPUTS],
+        "sources": {path.relative_to(package).as_posix(): artifacts.sha256_file(path) for path in sources},
+        "environment": latency.environment(), "llama": llama_cpp.available(),
+    })
+
+
+def measure_startup(setup: Setup, name: str, n_candidates: int) -> dict:
+    """`startup.measure` of one contender in this process."""
+    choices = race.read_choices(artifacts.read_table(setup.run, "bench_choices.csv"))
+    needs_library = name.startswith(contenders.PLAIN[:3])
+    weights_mb = sum(p.numel() * p.element_size() for p in setup.model.parameters()) / 2**20 if needs_library else 0.0
+    with ExitStack() as stack:
+        return startup.measure(
+            lambda: stack.enter_context(
+                contenders.open_contenders(setup, choices, [name], setup.run.path("bench")))[name],
+            weights_mb, sized_requests(setup.requests["test"], n_candidates, 4),
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

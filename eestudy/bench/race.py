@@ -1,0 +1,138 @@
+"""The race: every contender in turn on the same requests, and this machine's matrix products beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from eestudy import backbone, latency, scorer
+from eestudy.bench.contenders import Choices, Contender, names_of_ours, open_contenders
+from eestudy.bench.setup import Setup
+from eestudy.contest import ALL_AT_ONCE, LLAMA, PEAK, PLAIN, REDUCED, WARM, exact_name, suffix
+from eestudy.progress import progress
+
+
+def matmul_peak(setup: Setup, precision: str) -> Contender:
+    """Nothing but the products of all layers with this model's weights, for as many tokens as a packed request has."""
+    fused = backbone.fuse(setup.model, precision or None)
+    width, inner = setup.model.config.hidden_size, setup.model.config.intermediate_size
+    heads = setup.model.config.num_attention_heads * setup.model.model.layers[0].self_attn.head_dim
+
+    @torch.inference_mode()
+    def one(request):
+        n = scorer.n_tokens(request)
+        x, attended, mlp = (torch.ones(n, size) for size in (width, heads, inner))
+        for layer in fused.layers:
+            layer.qkv(x), layer.out(attended), layer.gate_up(x), layer.down(mlp)
+        return np.empty(0)
+
+    return Contender(PEAK + suffix(precision), one, lambda requests: [one(r) for r in requests])
+
+
+def weight_gflop(contender: Contender, request) -> float:
+    """GFLOP of a request in products with the model's weights (attention, about 3 % more, is not counted)."""
+    with FlopCounterMode(display=False) as counter:
+        contender.one(request)
+    counts = counter.get_flop_counts()["Global"]
+    return sum(n for op, n in counts.items() if str(op) in ("aten.mm", "aten.addmm")) / 1e9
+
+
+def race_all(setup: Setup, choices: Choices, names: Sequence[str], requests: Sequence, repeats: int, folder):
+    """Every contender and this machine's matrix products in turn: single requests, then all of them waiting at once.
+
+    Args:
+        setup, choices, names, folder: as for `open_contenders`.
+        requests: of one size.
+        repeats: passes.
+
+    Returns:
+        Columns contender, repeat, request (-1: all requests together), seconds, n_candidates (of what was timed),
+        gflop (weight products of what was timed; NaN for llama.cpp).
+    """
+    with open_contenders(setup, choices, names, folder) as opened:
+        peaks = [matmul_peak(setup, precision) for precision in ("", *choices.reduced)]
+        every = opened | {peak.name: peak for peak in peaks}
+        for name, contender in opened.items():
+            if WARM in name:
+                contender.many(requests)  # from here on their prefixes are known
+        gflop = {name: [weight_gflop(contender, request) for request in requests] for name, contender in every.items()
+                 if not name.startswith(LLAMA) and name == exact_name(name)}  # fmt: skip
+        alone = latency.interleave({name: c.one for name, c in every.items()}, requests, 1, repeats)
+        at_once = latency.interleave({name: c.many for name, c in every.items()}, [requests], 0, repeats)
+    times = pd.concat([alone, at_once.assign(request=ALL_AT_ONCE)], ignore_index=True)
+    sizes = np.array([len(r.suffixes) for r in requests])
+    times["n_candidates"] = [sizes.sum() if i == ALL_AT_ONCE else sizes[i] for i in times["request"]]
+    times["gflop"] = [_gflop_of(gflop, name, i) for name, i in zip(times["contender"], times["request"], strict=True)]
+    return times
+
+
+def _gflop_of(gflop: Mapping[str, Sequence[float]], name: str, request: int) -> float:
+    found = gflop.get(exact_name(name))
+    return float("nan") if found is None else float(sum(found)) if request == ALL_AT_ONCE else found[request]
+
+
+def choose(setup: Setup, requests: Sequence, batch_sizes: Sequence[int], llama_settings: Sequence, folder) -> Choices:
+    """The best settings on this machine, tried on requests that are in no race.
+
+    Args:
+        setup: the run.
+        requests: a few.
+        batch_sizes: of the plain way.
+        llama_settings: (form, quantisation) to try; empty where llama.cpp is not there.
+        folder: where exported weights are kept.
+    """
+    reduced = tuple(p for p in REDUCED if backbone.supported(p))
+    ways = [Choices(size, reduced, reduced[:1] if "bfloat16" in reduced else ()) for size in batch_sizes]
+    best = _fastest(setup, {f"{PLAIN} {way.plain_batch_size}": (PLAIN, way) for way in ways}, requests, folder)
+    if not llama_settings:
+        return best
+    ways = [replace(best, llama=tuple(setting)) for setting in llama_settings]
+    return _fastest(setup, {f"{LLAMA} {' '.join(way.llama)}": (LLAMA, way) for way in ways}, requests, folder)
+
+
+def _fastest(setup: Setup, ways: Mapping[str, tuple[str, Choices]], requests: Sequence, folder) -> Choices:
+    with ExitStack() as stack:
+        calls = {label: stack.enter_context(open_contenders(setup, choices, [name], folder))[name].one
+                 for label, (name, choices) in ways.items()}  # fmt: skip
+        times = latency.interleave(calls, requests, 1, 1)
+    return ways[times.groupby("contender")["seconds"].sum().idxmin()][1]
+
+
+def quality_all(setup: Setup, choices: Choices, names: Sequence[str], requests: Sequence, folder) -> pd.DataFrame:
+    """p_yes of every contender on the same rows: columns contender, row, p_yes; `requests` have `rows` [C]."""
+    with open_contenders(setup, choices, names, folder) as opened:
+        return pd.concat([_scores(contender, requests) for contender in opened.values()], ignore_index=True)
+
+
+def ours_everywhere(setup: Setup, choices: Choices) -> pd.DataFrame:
+    """p_yes of our own contenders on every selection and test row: columns contender, part, row, p_yes."""
+    tables = []
+    with open_contenders(setup, choices, names_of_ours(choices), None) as opened:
+        for contender in opened.values():
+            tables += [_scores(contender, setup.requests[part]).assign(part=part) for part in ("select", "test")]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _scores(contender: Contender, requests: Sequence) -> pd.DataFrame:
+    tables = [pd.DataFrame({"row": np.asarray(request.rows), "p_yes": contender.one(request)})
+              for request in progress(requests, f"answers of {contender.name}", unit="request")]  # fmt: skip
+    return pd.concat(tables, ignore_index=True).assign(contender=contender.name)
+
+
+def choices_table(choices: Choices) -> pd.DataFrame:
+    """Choices as a table of names and JSON values."""
+    lines = [(name, json.dumps(value)) for name, value in asdict(choices).items()]
+    return pd.DataFrame(lines, columns=["choice", "value"])
+
+
+def read_choices(table: pd.DataFrame) -> Choices:
+    """Choices out of `choices_table`."""
+    values = {name: json.loads(value) for name, value in zip(table["choice"], table["value"], strict=True)}
+    return Choices(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

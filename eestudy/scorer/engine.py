@@ -1,0 +1,167 @@
+"""The early-exit engine: layer by layer, candidates leave at their exit and their tokens leave the batch.
+
+At an exit layer only the answer tokens are computed first. Whoever leaves there costs no more than that; the rest
+of the layer is computed for those who stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from eestudy import backbone, exit_heads
+from eestudy.scorer.flow import Flow, attend, attend_answers, enter, join, without
+from eestudy.scorer.prefixes import PrefixCache, Trail, close_trail, note, open_trail
+
+ShouldExit = Callable[[np.ndarray, float], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """All that scoring needs."""
+
+    fused: backbone.FusedBackbone
+    heads: exit_heads.ExitHeads  # E heads
+    calibration: np.ndarray  # [E, 2] slope and intercept
+
+
+@dataclass(frozen=True)
+class ExitRule:
+    """When candidates leave."""
+
+    should_exit: ShouldExit  # causal: (p_yes_so_far [n, e + 1], threshold) -> bool [n], each row for itself
+    threshold: float = 0.0
+    min_exit: int = 0  # 0-based exit before which nobody leaves
+    exits: tuple[int, ...] | None = None  # 0-based exits that are visited; None: all. At the last one all leave
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The answer to one request."""
+
+    p_yes: np.ndarray  # [C] calibrated probability at the exit
+    exit_index: np.ndarray  # [C] 0-based exit at which each candidate left
+    token_layers: int  # tokens times the layers they were in the batch; a prefix out of the cache costs nothing
+    logits: np.ndarray  # [C, E] raw; NaN where no head was read
+
+
+def never_exit(p_yes_so_far: np.ndarray, threshold: float) -> np.ndarray:
+    """The policy of full depth: nobody leaves early."""
+    return np.zeros(len(p_yes_so_far), dtype=bool)
+
+
+def static_rule(exit_index: int) -> ExitRule:
+    """Everybody leaves at the same 0-based exit; no other head is read."""
+    return ExitRule(never_exit, exits=(exit_index,))
+
+
+def build_engine(model, heads: exit_heads.ExitHeads, calibration=None, precision: str | None = None) -> Engine:
+    """Fuse a model for scoring.
+
+    Args:
+        model: a causal LM, adapter merged.
+        heads: E exit heads.
+        calibration: [E, 2] slope and intercept per head; None: none (p_yes is the sigmoid of the logit).
+        precision: of the matrix products, one of `backbone.PRECISIONS`; None: that of the model's weights.
+
+    Raises:
+        BackboneError: see `backbone.fuse`.
+    """
+    weight = model.get_input_embeddings().weight
+    precision = precision or str(weight.dtype).removeprefix("torch.")
+    if calibration is None:
+        calibration = np.tile([1.0, 0.0], (len(heads.exit_layers), 1))
+    return Engine(backbone.fuse(model, precision), heads, np.asarray(calibration, float))
+
+
+@torch.inference_mode()
+def score(engine: Engine, requests: Sequence, rule: ExitRule, cache: PrefixCache | None = None) -> list[Scored]:
+    """Score requests together, in one flat batch without padding.
+
+    Args:
+        engine: from `build_engine`.
+        requests: objects with `prefix` (token ids, shared by the candidates), `suffixes` (C lists of token ids) and,
+            where there is a cache, `user` (hashable).
+        rule: when candidates leave.
+        cache: users' prefixes; read and refreshed.
+
+    Returns:
+        One `Scored` a request, in their order.
+
+    Raises:
+        BackboneError: an empty prefix or suffix, or a prompt longer than the model reads.
+    """
+    if not len(requests):
+        return []
+    fused, exit_layers = engine.fused, engine.heads.exit_layers
+    exits = range(len(exit_layers)) if rule.exits is None else rule.exits
+    exit_at = {exit_layers[e] - 1: e for e in exits}  # 0-based layer -> exit
+    trails = [open_trail(cache, request) for request in requests]
+    answers = _open_answers(requests, len(exit_layers))
+    flow = enter(fused, requests, trails)
+    for depth, layer in enumerate(fused.layers[:exit_layers[exits[-1]]]):
+        flow = join(fused, flow, trails, depth)
+        q, k, v = backbone.project(fused, layer, flow.hidden, flow.angles)
+        _note(flow, depth, k, v, trails, answers, keep=cache is not None)
+        if depth in exit_at:
+            logits = _peek(engine, flow, (q, k, v), trails, depth, exit_at[depth])
+            stays = _decide(engine, flow.batch.rows, logits, exit_at[depth], exits[-1], rule, answers)
+            if not stays.any():
+                break
+            flow, (q, k, v) = without(flow, stays, q, k, v)
+        attended = attend(flow.batch, q, k, v, trails, depth)
+        flow = replace(flow, hidden=backbone.finish(fused, layer, flow.hidden, attended))
+    if cache is not None:
+        for request, trail in zip(requests, trails, strict=True):
+            close_trail(cache, request, trail)
+    return _split(requests, answers)
+
+
+def _open_answers(requests: Sequence, n_exits: int) -> Scored:
+    """Answers of all requests on one sheet, to be filled in; token-layers by request."""
+    n = sum(len(request.suffixes) for request in requests)
+    counts = np.zeros(len(requests), dtype=np.int64)
+    return Scored(np.full(n, np.nan), np.full(n, -1), counts, np.full((n, n_exits), np.nan))
+
+
+def _split(requests: Sequence, sheet: Scored) -> list[Scored]:
+    ends = np.cumsum([len(request.suffixes) for request in requests])[:-1]
+    parts = (np.split(x, ends) for x in (sheet.p_yes, sheet.exit_index, sheet.logits))
+    return [Scored(p, index, int(count), logits)
+            for count, p, index, logits in zip(sheet.token_layers, *parts, strict=True)]  # fmt: skip
+
+
+def _note(flow: Flow, depth: int, k, v, trails: Sequence[Trail], answers: Scored, keep: bool) -> None:
+    """Count each request's token-layers, and keep its prefix's keys and values."""
+    for block in flow.batch.blocks:
+        answers.token_layers[block.owner] += block.n_tokens
+        if block.prefix_start is not None:
+            at = block.prefix
+            answers.token_layers[block.owner] += block.n_prefix
+            note(trails[block.owner], depth, flow.hidden[at], k[at], v[at], keep)
+
+
+def _peek(engine: Engine, flow: Flow, qkv, trails: Sequence[Trail], depth: int, exit: int) -> np.ndarray:
+    """One head's logits [candidates] after 0-based layer `depth`; the layer's other tokens stay uncomputed."""
+    layer, at = engine.fused.layers[depth], flow.batch.answers
+    attended = attend_answers(flow.batch, *qkv, trails, depth)
+    state = backbone.finish(engine.fused, layer, flow.hidden[at], attended)  # [candidates, D]
+    return engine.heads.heads[exit](state).double().cpu().numpy()
+
+
+def _decide(engine: Engine, rows, logits, exit: int, last_exit: int, rule: ExitRule, answers: Scored) -> np.ndarray:
+    """Write down an exit's logits, ask the rule, answer for those who leave; returns who stays: [candidates]."""
+    answers.logits[rows, exit] = logits
+    p_yes = exit_heads.calibrate(answers.logits[rows, : exit + 1], engine.calibration[: exit + 1])
+    if exit == last_exit:
+        leaves = np.ones(len(rows), dtype=bool)
+    elif exit < rule.min_exit:
+        leaves = np.zeros(len(rows), dtype=bool)
+    else:
+        leaves = rule.should_exit(p_yes, rule.threshold)
+    answers.exit_index[rows[leaves]] = exit
+    answers.p_yes[rows[leaves]] = p_yes[leaves, exit]
+    return ~leaves
