@@ -152,12 +152,12 @@ class BenchConfig(Section):
     repeats: int = Field(3, description="passes over all contenders and requests; intervals are over them")
     n_tuning_requests: int = Field(2, description="requests, in no race, on which rivals' settings are tried")
     llama_settings: tuple[tuple[str, str], ...] = Field(
-        (("server", "F16"), ("server", "Q8_0"), ("packed", "F32"), ("packed", "Q8_0")),
+        (("server", "Q4_0"), ("server", "Q8_0"), ("packed", "Q4_0"), ("packed", "Q8_0")),
         description="llama.cpp's form and quantisation; the fastest races",
     )
     n_quality_requests: int = Field(60, description="drawn test requests that every contender scores")
     n_stage_requests: int = Field(40, description="drawn test requests followed from raw tables to answer")
-    n_growth_repeats: int = Field(5, description="passes over the sizes of the cost curves")
+    n_growth_repeats: int = Field(3, description="passes over the sizes of the cost curves")
     n_service_requests: int = Field(30, description="drawn test requests whose service is timed at every setting")
     load_of_capacity: tuple[float, ...] = Field(
         (0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
