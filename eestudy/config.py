@@ -148,16 +148,16 @@ class BenchConfig(Section):
     """What `make bench` measures, and on how much."""
 
     candidates: tuple[int, ...] = Field((1, 16, 50), description="candidates per request")
-    n_requests: tuple[int, ...] = Field((12, 6, 3), description="requests of each size in the race")
+    n_requests: tuple[int, ...] = Field((12, 4, 1), description="requests of each size in the race")
     repeats: int = Field(3, description="passes over all contenders and requests; intervals are over them")
     n_tuning_requests: int = Field(2, description="requests, in no race, on which rivals' settings are tried")
     llama_settings: tuple[tuple[str, str], ...] = Field(
         (("server", "Q4_0"), ("server", "Q8_0"), ("packed", "Q4_0"), ("packed", "Q8_0")),
         description="llama.cpp's form and quantisation; the fastest races",
     )
-    n_quality_requests: int = Field(60, description="drawn test requests that every contender scores")
+    n_quality_requests: int = Field(40, description="drawn test requests that every contender scores")
     n_stage_requests: int = Field(40, description="drawn test requests followed from raw tables to answer")
-    n_growth_repeats: int = Field(3, description="passes over the sizes of the cost curves")
+    n_growth_repeats: int = Field(2, description="passes over the sizes of the cost curves")
     n_service_requests: int = Field(30, description="drawn test requests whose service is timed at every setting")
     load_of_capacity: tuple[float, ...] = Field(
         (0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
@@ -166,7 +166,7 @@ class BenchConfig(Section):
     n_arrivals: int = Field(4000, description="requests of one simulated run")
     budget_of_service: float = Field(2.0, description="p95 budget, as a multiple of full depth's median service")
     real_load: float = Field(1.5, description="arrival rate of the real runs, as a multiple of full depth's capacity")
-    real_run_s: float = Field(40.0, description="seconds of arrivals in one real run")
+    real_run_s: float = Field(25.0, description="seconds of arrivals in one real run")
 
 
 class ReportConfig(Section):

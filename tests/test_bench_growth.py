@@ -27,11 +27,19 @@ class Request:
     suffixes: list
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_unused_rows():
+    """Counts are compared with arithmetic: batches as long as their tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eestudy.scorer.batches.ROWS", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def engine():
     model = backbone.load_model(BackboneConfig(source="random-llama"))
     heads = exit_heads.ExitHeads(LAYERS, *backbone.answer_direction(model, 5, 9))
-    return scorer.build_engine(model, heads)
+    return scorer.build_engine(model, heads, precision="float32")  # whose products torch counts
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +143,7 @@ def test_the_exponent_of_a_power_is_found(b, scale):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.floats(0, 5), st.floats(0.01, 5))
+@given(st.just(0.0) | st.floats(0.001, 5), st.floats(0.01, 5))
 def test_a_fixed_cost_explains_an_exponent_below_one(fixed, per_unit):
     sizes = (0, 1, 2, 4, 8, 16) if fixed else (1, 2, 4, 8)
     fit = fit_exponents(curve(lambda n: fixed + per_unit * n, sizes), 20)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eestudy import backbone, exit_heads, exit_policies, scorer, training
+from eestudy.backbone import precision
 from eestudy.config import BackboneConfig, PolicyConfig
 from eestudy.scorer.batches import drop, make_batch
 
@@ -202,6 +203,37 @@ def test_an_adapter_must_be_merged_first(model):
 
     with pytest.raises(backbone.BackboneError, match="merge"):
         backbone.fuse(Wrapped())
+
+
+def test_int8_must_see_its_inputs_first(model):
+    with pytest.raises(backbone.BackboneError, match="input_sizes"):
+        scorer.build_engine(model.backbone, model.heads, precision="int8")
+
+
+@pytest.mark.skipif(not backbone.supported("int8"), reason="this processor has no AVX512-VNNI")
+def test_int8_stays_near_the_exact_engine(model, engine):
+    rng = np.random.default_rng(11)
+    requests = [random_request(rng, 8) for _ in range(6)]
+    eighth = scorer.build_engine(model.backbone, model.heads, CALIBRATION, "int8", requests[:3])
+    exact, found = (np.concatenate([s.p_yes for s in scorer.score(e, requests[3:], scorer.static_rule(5))])
+                    for e in (engine, eighth))
+    assert 0 < np.abs(found - exact).mean() < 0.03
+
+
+def test_inputs_are_watched_product_by_product(engine):
+    fused, ids = engine.fused, torch.tensor([5, 6, 7, 8])
+    hidden = fused.embedding[ids]
+
+    def run(watched):
+        for layer in watched.layers:
+            backbone.project(watched, layer, hidden, backbone.rotary(watched, torch.arange(4)))
+            backbone.finish(watched, layer, hidden, torch.ones(4, hidden.shape[1]))
+
+    sizes = backbone.input_sizes(fused, run)
+    assert len(sizes) == len(fused.layers)
+    normed = torch.nn.functional.rms_norm(hidden, hidden.shape[-1:], fused.layers[2].norms[0], fused.eps)
+    torch.testing.assert_close(sizes[2]["qkv"], precision.channel_sizes(normed))
+    torch.testing.assert_close(sizes[2]["out"], precision.channel_sizes(torch.ones(4, hidden.shape[1])))
 
 
 @settings(max_examples=30, deadline=None)

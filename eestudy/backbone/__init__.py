@@ -14,6 +14,7 @@ from eestudy.backbone.fused import (
     FusedLayer,
     finish,
     fuse,
+    input_sizes,
     prefix_attention,
     project,
     rotary,
@@ -52,7 +53,7 @@ from eestudy.backbone.precision import PRECISIONS, supported
 __all__ = [
     "ATTENTION", "FAMILIES", "PRECISIONS", "BackboneError", "FusedBackbone", "FusedLayer", "Layout", "Pack",
     "answer_direction", "answer_ids", "answer_index", "attention", "converted_asset", "decoder", "embed",
-    "exit_states", "finish", "fuse", "identity", "load_model", "load_tokenizer", "make_layout",
+    "exit_states", "finish", "fuse", "identity", "input_sizes", "load_model", "load_tokenizer", "make_layout",
     "make_pack", "n_layers", "packed_attention", "prefix_attention", "project", "rotary", "run_layers",
     "suffix_attention", "supported", "template_gguf",
 ]

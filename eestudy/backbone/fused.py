@@ -7,17 +7,18 @@ has to step in (after q, k and v are known, before anything else is computed).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
 
 from eestudy.backbone.layers import decoder
 from eestudy.backbone.packs import BackboneError
-from eestudy.backbone.precision import make_linear
+from eestudy.backbone.precision import channel_sizes, make_linear, supported
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
+PACKED = "float32_packed"
 
 
 @dataclass(frozen=True)
@@ -46,41 +47,81 @@ class FusedBackbone:
     max_tokens: int  # prefix and one suffix together
 
 
-def fuse(model, precision: str = "float32") -> FusedBackbone:
+def fuse(model, precision: str | None = None, sizes: Sequence[dict] | None = None) -> FusedBackbone:
     """Fuse the weights of a Llama-like causal LM (adapter merged); the model itself stays as it is.
 
     Args:
         model: from `load_model`, families `FAMILIES`.
-        precision: of the matrix products, one of `PRECISIONS`; everything between them is float32.
+        precision: of the matrix products, one of `PRECISIONS`; everything between them is float32. None: that of the
+            model's own weights, for float32 in the packed form where this machine has it.
+        sizes: from `input_sizes`; int8 needs them.
 
     Raises:
-        BackboneError: an adapter that is not merged, or a precision that this machine cannot do.
+        BackboneError: an adapter that is not merged, a precision that this machine cannot do, or int8 without sizes.
     """
     stack, config = decoder(model), model.config
     if hasattr(model, "get_base_model"):
         raise BackboneError("merge the adapter first: model.merge_and_unload()")
+    precision = precision or _own_precision(stack.embed_tokens.weight)
+    if precision == "int8" and sizes is None:
+        raise BackboneError("int8 needs to know how large its inputs are: hand in `sizes` from `input_sizes`")
+    sizes = sizes or [{}] * len(stack.layers)
     window = config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or ()) else None
     return FusedBackbone(
-        stack.embed_tokens.weight.detach(), tuple(_fuse_layer(layer, precision) for layer in stack.layers),
+        stack.embed_tokens.weight.detach(),
+        tuple(_fuse_layer(*pair, precision) for pair in zip(stack.layers, sizes, strict=True)),
         stack.rotary_emb, config.rms_norm_eps, config.num_attention_heads, config.num_key_value_heads,
         window or config.max_position_embeddings,
     )
 
 
-def _fuse_layer(layer, precision: str) -> FusedLayer:
-    def fused(*linears) -> Linear:
+def _own_precision(weight: torch.Tensor) -> str:
+    if weight.dtype != torch.float32:
+        return str(weight.dtype).removeprefix("torch.")
+    return PACKED if supported(PACKED, weight.device) else "float32"
+
+
+def _fuse_layer(layer, sizes: dict, precision: str) -> FusedLayer:
+    def fused(name: str, *linears) -> Linear:
         weight = torch.cat([linear.weight.detach() for linear in linears])
         biases = [linear.bias for linear in linears if linear.bias is not None]
-        return make_linear(weight, torch.cat(biases).detach() if biases else None, precision)
+        return make_linear(weight, torch.cat(biases).detach() if biases else None, precision, sizes.get(name))
 
     attention, mlp = layer.self_attn, layer.mlp
     norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
     return FusedLayer(
-        fused(attention.q_proj, attention.k_proj, attention.v_proj), fused(attention.o_proj),
-        fused(mlp.gate_proj, mlp.up_proj), fused(mlp.down_proj),
+        fused("qkv", attention.q_proj, attention.k_proj, attention.v_proj), fused("out", attention.o_proj),
+        fused("gate_up", mlp.gate_proj, mlp.up_proj), fused("down", mlp.down_proj),
         tuple(n.weight.detach().float() for n in (layer.input_layernorm, layer.post_attention_layernorm)),
         tuple(n.weight.detach().float() for n in norms) if norms[0] is not None else None, mlp.act_fn,
     )  # fmt: skip
+
+
+def input_sizes(fused: FusedBackbone, run: Callable[[FusedBackbone], object]) -> list[dict[str, torch.Tensor]]:
+    """How large the inputs of every product are, by channel, while `run` uses the backbone.
+
+    Args:
+        fused: an exact one.
+        run: called with a backbone that watches; a few requests suffice.
+
+    Returns:
+        One mapping a layer: qkv, out, gate_up, down -> [in].
+    """
+    seen = [{name: [] for name in ("qkv", "out", "gate_up", "down")} for _ in fused.layers]
+
+    def watch(layer: FusedLayer, inputs: dict) -> FusedLayer:
+        return replace(layer, **{name: _noting(getattr(layer, name), inputs[name]) for name in inputs})
+
+    run(replace(fused, layers=tuple(watch(*pair) for pair in zip(fused.layers, seen, strict=True))))
+    return [{name: channel_sizes(torch.cat(inputs)) for name, inputs in layer.items()} for layer in seen]
+
+
+def _noting(linear: Linear, inputs: list) -> Linear:
+    def noted(x: torch.Tensor) -> torch.Tensor:
+        inputs.append(x.clone())
+        return linear(x)
+
+    return noted
 
 
 def rotary(fused: FusedBackbone, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

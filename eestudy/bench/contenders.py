@@ -25,6 +25,7 @@ from eestudy.contest import (
 from eestudy.rivals import llama_cpp
 
 CACHE_BYTES = 2**30
+N_SAMPLE = 4  # requests
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,17 @@ def names_of_ours(choices: Choices) -> list[str]:
     return [ours + suffix(p) for p in ("", *choices.reduced) for ours in (FULL_DEPTH, EARLY_EXIT, OURS_TRUNCATED)]
 
 
+def borrowed_mb(name: str, setup: Setup) -> float:
+    """What a contender goes on using of the loaded model, in MB (2^20 bytes); all else it copies or reads itself."""
+    if name.startswith("ours"):
+        used = [setup.model.get_input_embeddings().weight]
+    elif name.startswith(LLAMA) or precision_of(name):
+        used = []
+    else:
+        used = rivals.truncate(setup.model, setup.heads.exit_layers[_exit_of(name, setup)]).parameters()
+    return sum(p.numel() * p.element_size() for p in used) / 2**20
+
+
 @contextmanager
 def open_contenders(setup: Setup, choices: Choices, wanted: Sequence[str], folder) -> Iterator[dict[str, Contender]]:
     """Open contenders by name; servers are closed at the end.
@@ -67,7 +79,7 @@ def open_contenders(setup: Setup, choices: Choices, wanted: Sequence[str], folde
         setup: the run.
         choices: batch size, quantisation and the like.
         wanted: from `names`.
-        folder: where exported weights are kept.
+        folder: where exported weights are kept; what lies there is taken to be of this model.
     """
     with ExitStack() as stack:
         yield {name: _open(name, setup, choices, folder, stack) for name in wanted}
@@ -109,8 +121,14 @@ def _library(name: str, setup: Setup, choices: Choices) -> Contender:
     return Contender(name, lambda request: many([request])[0], many)
 
 
+def engine_of(setup: Setup, precision: str) -> scorer.Engine:
+    """Our engine in a reduced precision, '' for the exact one; int8 looks at a few requests of the selection half."""
+    sample = setup.requests["select"][:N_SAMPLE]
+    return scorer.build_engine(setup.model, setup.heads, setup.calibration, precision or None, sample)
+
+
 def _ours(name: str, setup: Setup) -> Contender:
-    engine = scorer.build_engine(setup.model, setup.heads, setup.calibration, precision_of(name) or None)
+    engine = engine_of(setup, precision_of(name))
     rule = setup.rule if name.startswith(EARLY_EXIT) else scorer.static_rule(_exit_of(name, setup))
     cache = scorer.PrefixCache(CACHE_BYTES) if WARM in name else None
 

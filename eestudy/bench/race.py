@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -13,15 +14,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from eestudy import backbone, latency, scorer
-from eestudy.bench.contenders import Choices, Contender, names_of_ours, open_contenders
-from eestudy.bench.setup import Setup
-from eestudy.contest import ALL_AT_ONCE, LLAMA, PEAK, PLAIN, REDUCED, WARM, exact_name, suffix
+from eestudy.bench.contenders import Choices, Contender, engine_of, names_of_ours, open_contenders
+from eestudy.bench.setup import BenchRequest, Setup
+from eestudy.contest import ALL_AT_ONCE, FULL_DEPTH, LLAMA, PEAK, PLAIN, REDUCED, WARM, exact_name, suffix
 from eestudy.progress import progress
+
+PRODUCTS = ("aten.mm", "aten.addmm", "mkldnn._linear_pointwise")
 
 
 def matmul_peak(setup: Setup, precision: str) -> Contender:
     """Nothing but the products of all layers with this model's weights, for as many tokens as a packed request has."""
-    fused = backbone.fuse(setup.model, precision or None)
+    fused = engine_of(setup, precision).fused
     width, inner = setup.model.config.hidden_size, setup.model.config.intermediate_size
     heads = setup.model.config.num_attention_heads * setup.model.model.layers[0].self_attn.head_dim
 
@@ -38,10 +41,16 @@ def matmul_peak(setup: Setup, precision: str) -> Contender:
 
 def weight_gflop(contender: Contender, request) -> float:
     """GFLOP of a request in products with the model's weights (attention, about 3 % more, is not counted)."""
-    with FlopCounterMode(display=False) as counter:
+    packed = {torch.ops.mkldnn._linear_pointwise: _packed_flop} if backbone.supported("float32_packed") else {}
+    with FlopCounterMode(display=False, custom_mapping=packed) as counter:
         contender.one(request)
     counts = counter.get_flop_counts()["Global"]
-    return sum(n for op, n in counts.items() if str(op) in ("aten.mm", "aten.addmm")) / 1e9
+    return sum(n for op, n in counts.items() if str(op) in PRODUCTS) / 1e9
+
+
+def _packed_flop(x_shape, *_, out_shape=None, **__) -> int:
+    """Of `backbone.precision`'s packed product, for which torch has no count."""
+    return 2 * math.prod(x_shape) * out_shape[-1]
 
 
 def race_all(setup: Setup, choices: Choices, names: Sequence[str], requests: Sequence, repeats: int, folder):
@@ -59,9 +68,8 @@ def race_all(setup: Setup, choices: Choices, names: Sequence[str], requests: Seq
     with open_contenders(setup, choices, names, folder) as opened:
         peaks = [matmul_peak(setup, precision) for precision in ("", *choices.reduced)]
         every = opened | {peak.name: peak for peak in peaks}
-        for name, contender in opened.items():
-            if WARM in name:
-                contender.many(requests)  # from here on their prefixes are known
+        for contender in opened.values():
+            _warm_up(contender, requests)
         gflop = {name: [weight_gflop(contender, request) for request in requests] for name, contender in every.items()
                  if not name.startswith(LLAMA) and name == exact_name(name)}  # fmt: skip
         alone = latency.interleave({name: c.one for name, c in every.items()}, requests, 1, repeats)
@@ -71,6 +79,12 @@ def race_all(setup: Setup, choices: Choices, names: Sequence[str], requests: Seq
     times["n_candidates"] = [sizes.sum() if i == ALL_AT_ONCE else sizes[i] for i in times["request"]]
     times["gflop"] = [_gflop_of(gflop, name, i) for name, i in zip(times["contender"], times["request"], strict=True)]
     return times
+
+
+def _warm_up(contender: Contender, requests: Sequence) -> None:
+    """From here on a contender that keeps prefixes knows those of these requests."""
+    if WARM in contender.name:
+        contender.many(requests)
 
 
 def _gflop_of(gflop: Mapping[str, Sequence[float]], name: str, request: int) -> float:
@@ -112,23 +126,35 @@ def quality_all(setup: Setup, choices: Choices, names: Sequence[str], requests: 
 
 
 def ours_everywhere(setup: Setup, choices: Choices) -> pd.DataFrame:
-    """p_yes of our own contenders on every selection and test row: columns contender, part, row, p_yes."""
+    """p_yes of our own contenders on every selection and test row: columns contender, part, row, p_yes.
+
+    Exact full depth is in the run's head scores already, by the same engine. Full depth in a reduced precision is
+    nobody's choice, so its cost is read on test alone.
+    """
+    last = f"p_yes_{setup.heads.exit_layers[-1]}"
+    scored = setup.head_scores[["row", last]].rename(columns={last: "p_yes"})
     tables = []
-    with open_contenders(setup, choices, names_of_ours(choices), None) as opened:
-        for contender in opened.values():
-            tables += [_scores(contender, setup.requests[part]).assign(part=part) for part in ("select", "test")]
+    for part, some in setup.requests.items():
+        rows = np.concatenate([request.rows for request in some])
+        tables.append(scored[scored["row"].isin(rows)].assign(contender=FULL_DEPTH, part=part))
+    with open_contenders(setup, choices, names_of_ours(choices)[1:], None) as opened:
+        for name, contender in opened.items():
+            parts = ["test"] if name.startswith(FULL_DEPTH) else list(setup.requests)
+            tables += [_scores(contender, setup.requests[part]).assign(part=part) for part in parts]
     return pd.concat(tables, ignore_index=True)
 
 
 def _scores(contender: Contender, requests: Sequence) -> pd.DataFrame:
-    tables = [pd.DataFrame({"row": np.asarray(request.rows), "p_yes": contender.one(request)})
-              for request in progress(requests, f"answers of {contender.name}", unit="request")]  # fmt: skip
+    asked = [BenchRequest(k, request.prefix, request.suffixes) for k, request in enumerate(requests)]
+    _warm_up(contender, asked)
+    tables = [pd.DataFrame({"row": np.asarray(requests[r.user].rows), "p_yes": contender.one(r)})
+              for r in progress(asked, f"answers of {contender.name}", unit="request")]  # fmt: skip
     return pd.concat(tables, ignore_index=True).assign(contender=contender.name)
 
 
 def choices_table(choices: Choices) -> pd.DataFrame:
-    """Choices as a table of names and JSON values."""
-    lines = [(name, json.dumps(value)) for name, value in asdict(choices).items()]
+    """Choices as a table of names and JSON values; None has no line, since CSV readers take `null` for a gap."""
+    lines = [(name, json.dumps(value)) for name, value in asdict(choices).items() if value is not None]
     return pd.DataFrame(lines, columns=["choice", "value"])
 
 

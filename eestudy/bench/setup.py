@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from eestudy import artifacts, backbone, exit_policies, latency, scorer, training
+from eestudy import artifacts, backbone, exit_policies, latency, metrics, scorer, training
 from eestudy.artifacts import Run
 from eestudy.config import StudyConfig
 
@@ -72,8 +72,6 @@ def equal_static_exit(head_scores: pd.DataFrame, cfg: StudyConfig) -> int:
         head_scores: half, label and p_yes_<layer>.
         cfg: exit layers and `policy.max_auc_loss`.
     """
-    from eestudy import metrics
-
     select = head_scores[head_scores["half"] == "select"]
     auc = [metrics.auc(select["label"], select[f"p_yes_{layer}"]) for layer in cfg.heads.exit_layers]
     return int(np.flatnonzero(np.array(auc) >= auc[-1] - cfg.policy.max_auc_loss)[0])
@@ -82,21 +80,20 @@ def equal_static_exit(head_scores: pd.DataFrame, cfg: StudyConfig) -> int:
 def sized_requests(requests: Sequence, n_candidates: int, n_requests: int) -> list[BenchRequest]:
     """Requests of exactly `n_candidates`, made of real prefixes and real suffixes.
 
-    The fullest requests first; where one has too few candidates, those of the next ones fill it up: what is asked
-    stays real text, only whom it is asked about is not.
+    The fullest requests first; where one has too few candidates, those of the next ones fill it up, and where all of
+    them are too few they come again: what is asked stays real text, only whom it is asked about is not.
 
     Args:
         requests: objects with prefix and suffixes, at least one.
         n_candidates: C of each.
         n_requests: how many.
     """
-    by_size = sorted(range(len(requests)), key=lambda i: (-len(requests[i].suffixes), i))
-    pool = [suffix for i in by_size for suffix in requests[i].suffixes]
-    made, start = [], 0
+    fullest = sorted(requests, key=lambda request: -len(request.suffixes))
+    pool = [suffix for request in fullest for suffix in request.suffixes]
+    starts = np.cumsum([0, *(len(request.suffixes) for request in fullest)])  # of each one's own in the pool
+    made = []
     for k in range(n_requests):
-        i = by_size[k % len(by_size)]
-        borrowed = [pool[(start + j) % len(pool)] for j in range(n_candidates)]
-        suffixes = (list(requests[i].suffixes) + borrowed)[:n_candidates]
-        made.append(BenchRequest(k, list(requests[i].prefix), suffixes))
-        start += n_candidates
+        i = k % len(fullest)
+        suffixes = [pool[(starts[i] + j) % len(pool)] for j in range(n_candidates)]
+        made.append(BenchRequest(k, list(fullest[i].prefix), suffixes))
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,14 +16,13 @@ import pandas as pd
 from eestudy.artifacts import Run
 from eestudy.progress import progress
 
-PAGE_MB = 4096 / 2**20
 SECONDS_BETWEEN_LOOKS = 0.005
 
 
 def resident_mb() -> float:
     """Memory that this process holds now, in MB (2^20 bytes); NaN where the system does not tell (not Linux)."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_MB
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     except OSError:
         return float("nan")
 
@@ -45,17 +45,17 @@ def peak_mb(call: Callable[[], object]) -> float:
     return max(peak[0], resident_mb())
 
 
-def measure(open_it: Callable[[], object], weights_mb: float, requests: Sequence) -> dict:
+def measure(open_it: Callable[[], object], borrowed_mb: float, requests: Sequence) -> dict:
     """Open a contender and let it answer.
 
     Args:
         open_it: returns the `Contender`.
-        weights_mb: of the library's model, where the contender goes on using it; it was there before.
+        borrowed_mb: of the library's model, that part which the contender goes on using; it was there before.
         requests: answered one by one.
 
     Returns:
         open_s (weights fused, quantised or handed to a server), first_answer_s, memory_mb (the most it held while
-        it answered, over what was there before, and the library's model where it needs it).
+        it answered, over what was there before, and what it borrows).
     """
     before, start = resident_mb(), time.perf_counter()
     contender = open_it()
@@ -63,7 +63,7 @@ def measure(open_it: Callable[[], object], weights_mb: float, requests: Sequence
     contender.one(requests[0])
     answered = time.perf_counter()
     peak = peak_mb(lambda: [contender.one(request) for request in requests])
-    return {"open_s": opened - start, "first_answer_s": answered - opened, "memory_mb": peak - before + weights_mb}
+    return {"open_s": opened - start, "first_answer_s": answered - opened, "memory_mb": peak - before + borrowed_mb}
 
 
 def startup_table(run: Run, names: Sequence[str], n_candidates: int) -> pd.DataFrame:

@@ -53,6 +53,7 @@ def real_runs(
             clocks = load.serve_open_loop(at, serve, controller), load.simulate_controlled(at, seconds[who], controller)
         else:
             clocks = load.serve_open_loop(at, serve), load.simulate(at, seconds[who, only])
+            clocks = [frame.assign(setting=only) for frame in clocks]
         frames += [frame.assign(run=run, clock=clock, request=who)
                    for clock, frame in zip(("real", "simulated"), clocks, strict=True)]  # fmt: skip
     return pd.concat(frames, ignore_index=True)

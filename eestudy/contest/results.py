@@ -58,7 +58,8 @@ def contender_table(race: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns contender, latency_ms_p50, _p95, _p99, throughput_rps, candidates_per_s (both of the faster of one by
-        one and all at once), gflop_per_s (weight products of single requests per second).
+        one and all at once), gflop_per_s (weight products of single requests per second;
+        NaN where they were not counted).
     """
     lines = []
     for name, part in race.groupby("contender", sort=False):
@@ -69,7 +70,7 @@ def contender_table(race: pd.DataFrame) -> pd.DataFrame:
             "contender": name, **{f"latency_ms_p{q}": np.percentile(ms, q) for q in (50, 95, 99)},
             "throughput_rps": n_requests / np.median(per_pass),
             "candidates_per_s": together["n_candidates"].iloc[0] / np.median(per_pass),
-            "gflop_per_s": (alone["gflop"].groupby(alone["request"]).first().sum()
+            "gflop_per_s": (alone["gflop"].groupby(alone["request"]).first().sum(skipna=False)
                             / alone.groupby("request")["seconds"].median().sum()),
         })  # fmt: skip
     return pd.DataFrame(lines)
@@ -96,7 +97,7 @@ def ratio(race: pd.DataFrame, contender: str, against: str) -> dict:
 
 
 def auc_against_full_depth(ours: pd.DataFrame, head_scores: pd.DataFrame, cfg: StudyConfig, part: str) -> pd.DataFrame:
-    """AUC of each of our contenders minus that of exact full depth, on all rows of a part.
+    """AUC of each of our contenders that scored a part minus that of exact full depth, on all its rows.
 
     Args:
         ours: from `race.ours_everywhere`.
@@ -111,7 +112,7 @@ def auc_against_full_depth(ours: pd.DataFrame, head_scores: pd.DataFrame, cfg: S
     wide = ours[ours["part"] == part].pivot(index="row", columns="contender", values="p_yes")
     label, user = rows.loc[wide.index, "label"].to_numpy(), rows.loc[wide.index, "user_id"].to_numpy()
     lines = []
-    for name in ours["contender"].unique():
+    for name in wide.columns:
         p = wide[name].to_numpy()
         lost = metrics.difference(label, p, wide[FULL_DEPTH].to_numpy(), user, cfg.policy.n_bootstrap, cfg.seed)
         lo, hi = lost["ci95"]
@@ -195,12 +196,12 @@ def entries(race: pd.DataFrame, ours: pd.DataFrame, head_scores: pd.DataFrame, c
     on_test = auc_against_full_depth(ours, head_scores, cfg, "test").set_index("contender").loc[best]
     found = [metric("auc_best_scorer_minus_full_depth", on_test["auc_minus_full_depth"], "1",
                     ci95=(on_test["lo"], on_test["hi"]), n=int(on_test["n"]))]  # fmt: skip
-    for c, race in races.items():
-        ending = "" if c == decides else f"_{c}_candidates"
-        ratios = {name + ending: r for name, r in headline_ratios(race, best).items()}
-        size = "1_candidate" if c == 1 else f"{c}_candidates"
-        ratios[f"throughput_ratio_prefix_cache_{size}"] = ratio(race, FULL_DEPTH + WARM, FULL_DEPTH)
-        ratios["matmul_peak_fraction_full_depth" + ending] = peak_fraction(race)
+    for c, part in races.items():
+        size = "_1_candidate" if c == 1 else f"_{c}_candidates"
+        ending = "" if c == decides else size
+        ratios = {name + ending: r for name, r in headline_ratios(part, best).items()}
+        ratios["throughput_ratio_prefix_cache" + size] = ratio(part, FULL_DEPTH + WARM, FULL_DEPTH)
+        ratios["matmul_peak_fraction_full_depth" + ending] = peak_fraction(part)
         found += [metric(name, r["value"], "ratio", "time", ci95=r["ci95"], n=r["n"]) for name, r in ratios.items()]
     return found
 

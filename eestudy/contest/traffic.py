@@ -39,7 +39,8 @@ def ladder(policies: pd.DataFrame, policy: str, threshold: float) -> list[float]
     work = swept.groupby("threshold")["token_layer_fraction"].first()
     start = work.iloc[np.abs(work.index - threshold).argmin()]
     steps = [(work - share).abs().idxmin() for share in np.linspace(start, 1, N_SETTINGS)[1:-1]]
-    return [threshold, *sorted({t for t in steps if t > threshold}), exit_policies.LAST_EXIT]
+    between = {t for t in steps if t > threshold and work[t] < 1}
+    return [threshold, *sorted(between), exit_policies.LAST_EXIT]
 
 
 def at_settings(frame: pd.DataFrame, policy, thresholds: Sequence[float], min_exit: int):
@@ -78,10 +79,11 @@ def make_pool(test, validation, policy, thresholds: Sequence[float], min_exit: i
 
 def servers(pool: Pool, budget_s: float) -> Mapping:
     """Three ways to run one server, for `load.offered_load_curve`: full depth, early exit, load-aware."""
-    fast, full = pool.seconds[:, 0], pool.seconds[:, -1]
+    def fixed(setting: int):
+        return lambda at, who: load.simulate(at, pool.seconds[who, setting]).assign(setting=setting)
+
     return {
-        "full depth": lambda at, who: load.simulate(at, full[who]),
-        "early exit": lambda at, who: load.simulate(at, fast[who]),
+        "full depth": fixed(pool.seconds.shape[1] - 1), "early exit": fixed(0),
         "load-aware": lambda at, who: load.simulate_controlled(
             at, pool.seconds[who], load.Controller(pool.expected[who], budget_s)),
     }  # fmt: skip

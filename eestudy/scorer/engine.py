@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from eestudy import backbone, exit_heads
+from eestudy.scorer.batches import unused
 from eestudy.scorer.flow import Flow, attend, attend_answers, enter, join, without
 from eestudy.scorer.prefixes import PrefixCache, Trail, close_trail, note, open_trail
 
@@ -58,23 +60,28 @@ def static_rule(exit_index: int) -> ExitRule:
     return ExitRule(never_exit, exits=(exit_index,))
 
 
-def build_engine(model, heads: exit_heads.ExitHeads, calibration=None, precision: str | None = None) -> Engine:
+def build_engine(
+    model, heads: exit_heads.ExitHeads, calibration=None, precision: str | None = None, sample: Sequence = (),
+) -> Engine:  # fmt: skip
     """Fuse a model for scoring.
 
     Args:
         model: a causal LM, adapter merged.
         heads: E exit heads.
         calibration: [E, 2] slope and intercept per head; None: none (p_yes is the sigmoid of the logit).
-        precision: of the matrix products, one of `backbone.PRECISIONS`; None: that of the model's weights.
+        precision: of the matrix products, see `backbone.fuse`.
+        sample: a few requests, scored once in full precision, on which int8 sees how large its inputs are.
 
     Raises:
         BackboneError: see `backbone.fuse`.
     """
-    weight = model.get_input_embeddings().weight
-    precision = precision or str(weight.dtype).removeprefix("torch.")
     if calibration is None:
         calibration = np.tile([1.0, 0.0], (len(heads.exit_layers), 1))
-    return Engine(backbone.fuse(model, precision), heads, np.asarray(calibration, float))
+    sizes = None
+    if precision == "int8" and len(sample):
+        exact, last = build_engine(model, heads), static_rule(len(heads.exit_layers) - 1)
+        sizes = backbone.input_sizes(exact.fused, lambda seen: score(replace(exact, fused=seen), sample, last))
+    return Engine(backbone.fuse(model, precision, sizes), heads, np.asarray(calibration, float))
 
 
 @torch.inference_mode()
@@ -146,9 +153,10 @@ def _note(flow: Flow, depth: int, k, v, trails: Sequence[Trail], answers: Scored
 
 def _peek(engine: Engine, flow: Flow, qkv, trails: Sequence[Trail], depth: int, exit: int) -> np.ndarray:
     """One head's logits [candidates] after 0-based layer `depth`; the layer's other tokens stay uncomputed."""
-    layer, at = engine.fused.layers[depth], flow.batch.answers
-    attended = attend_answers(flow.batch, *qkv, trails, depth)
-    state = backbone.finish(engine.fused, layer, flow.hidden[at], attended)  # [candidates, D]
+    attended = attend_answers(flow.batch, *qkv, trails, depth)  # [candidates, H d]
+    n = len(attended)
+    hidden, attended = (F.pad(x, (0, 0, 0, unused(n))) for x in (flow.hidden[flow.batch.answers], attended))
+    state = backbone.finish(engine.fused, engine.fused.layers[depth], hidden, attended)[:n]  # [candidates, D]
     return engine.heads.heads[exit](state).double().cpu().numpy()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from eestudy import backbone
 from eestudy.backbone import FusedBackbone
@@ -44,7 +45,9 @@ def join(fused: FusedBackbone, flow: Flow, trails: Sequence[Trail], depth: int) 
         return flow
     resumed = [_resume(fused, trails[owner], depth - 1) for owner in owners]
     batch = join_prefixes(flow.batch, owners)
-    return Flow(batch, torch.cat([flow.hidden, *resumed]), backbone.rotary(fused, batch.positions))
+    hidden = torch.cat([flow.hidden, *resumed])
+    hidden = F.pad(hidden, (0, 0, 0, len(batch.positions) - len(hidden)))
+    return Flow(batch, hidden, backbone.rotary(fused, batch.positions))
 
 
 def _resume(fused: FusedBackbone, trail: Trail, depth: int) -> torch.Tensor:
@@ -57,7 +60,7 @@ def _resume(fused: FusedBackbone, trail: Trail, depth: int) -> torch.Tensor:
 
 def attend(batch: Batch, q, k, v, trails: Sequence[Trail], depth: int) -> torch.Tensor:
     """Attention of every token in the batch: q [T, H, d], k and v [T, G, d] -> [T, H d]."""
-    attended = q.new_empty(len(q), q.shape[1] * q.shape[2])
+    attended = q.new_zeros(len(q), q.shape[1] * q.shape[2])
     for block in batch.blocks:
         at = block.suffixes
         own_q, own_k, own_v = (x[at][block.padded] for x in (q, k, v))  # [C, S, H | G, d]
