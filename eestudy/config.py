@@ -148,14 +148,15 @@ class BenchConfig(Section):
     """What `make bench` measures, and on how much."""
 
     candidates: tuple[int, ...] = Field((1, 16, 50), description="candidates per request")
-    n_requests: tuple[int, ...] = Field((12, 4, 1), description="requests of each size in the race")
+    n_requests: tuple[int, ...] = Field((20, 4, 1), description="requests of each size in the race")
     repeats: int = Field(3, description="passes over all contenders and requests; intervals are over them")
     n_tuning_requests: int = Field(2, description="requests, in no race, on which rivals' settings are tried")
     llama_settings: tuple[tuple[str, str], ...] = Field(
-        (("server", "Q4_0"), ("server", "Q8_0"), ("packed", "Q4_0"), ("packed", "Q8_0")),
+        (("server", "Q4_0"), ("packed", "BF16"), ("packed", "Q8_0"), ("packed", "Q4_0")),
         description="llama.cpp's form and quantisation; the fastest races",
     )
-    n_quality_requests: int = Field(40, description="drawn test requests that every contender scores")
+    n_quality_requests: int = Field(25, description="drawn test requests that every contender scores")
+    n_startups: int | None = Field(None, description="contenders whose start-up is measured; None: all")
     n_stage_requests: int = Field(40, description="drawn test requests followed from raw tables to answer")
     n_growth_repeats: int = Field(2, description="passes over the sizes of the cost curves")
     n_service_requests: int = Field(30, description="drawn test requests whose service is timed at every setting")
@@ -211,7 +212,7 @@ PROFILES: dict[str, dict[str, dict]] = {
         "policy": {"n_thresholds": 8, "n_bootstrap": 200, "shuffles": 3},
         "latency": {"n_requests": 4, "warmup_requests": 1, "repeats": 1, "plain_batch_sizes": (1, 4)},
         "bench": {"candidates": (1, 4), "n_requests": (2, 2), "repeats": 1, "n_tuning_requests": 1,
-                  "llama_settings": (("packed", "F32"),), "n_quality_requests": 3, "n_stage_requests": 3,
+                  "llama_settings": (("packed", "F32"),), "n_quality_requests": 3, "n_startups": 2, "n_stage_requests": 3,
                   "n_growth_repeats": 1, "n_service_requests": 4, "load_of_capacity": (0.5, 2.0), "n_arrivals": 200,
                   "real_run_s": 1.0},
         "report": {"n_examples": 5, "reference_scope": "counts"},

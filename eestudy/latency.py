@@ -72,7 +72,7 @@ def time_once(call: Callable[[object], object], request) -> float:
 def interleave(
     contenders: Mapping[str, Callable[[object], object]], requests: Sequence, warmup: int, repeats: int
 ) -> pd.DataFrame:
-    """Time every contender on every request, in turn, the order of the contenders rotating from request to request.
+    """Time every contender on every request, in turn, the order of the contenders drawn anew for every request.
 
     Args:
         contenders: name -> function of one request.
@@ -87,11 +87,10 @@ def interleave(
     for request in requests[:warmup]:
         for name in names:
             contenders[name](request)
-    records = []
+    records, rng = [], np.random.default_rng(0)
     order = [(repeat, position) for repeat in range(repeats) for position in range(len(requests))]
     for repeat, position in progress(order, "timing", unit="request"):
-        turn = (repeat + position) % len(names)
-        for name in names[turn:] + names[:turn]:
+        for name in rng.permutation(names).tolist():  # in a fixed cycle everybody would always follow the same one
             seconds = time_once(contenders[name], requests[position])
             records.append((name, repeat, position, seconds))
     return pd.DataFrame(records, columns=["contender", "repeat", "request", "seconds"])

@@ -1,5 +1,6 @@
 """Whoever races gives the answers it should, and a benchmark measures each part once."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -305,7 +306,7 @@ def test_a_race_has_a_row_a_contender_repeat_and_request(raced):
     requests, table = raced
     names = [*contenders.names(dataclasses.replace(CHOICES, reduced=REDUCED)),
              *(contest.PEAK + contest.suffix(p) for p in ("", *REDUCED))]
-    keys = list(itertools.product(names, range(2), [*range(3), contest.ALL_AT_ONCE]))
+    keys = [*itertools.product(names, range(2), range(3)), *itertools.product(names, [0], [contest.ALL_AT_ONCE])]
     assert sorted(table[["contender", "repeat", "request"]].itertuples(index=False, name=None)) == sorted(keys)
     assert list(table.columns) == ["contender", "repeat", "request", "seconds", "n_candidates", "gflop"]
     assert (table["seconds"] > 0).all() and (table["gflop"] > 0).all()
@@ -359,6 +360,21 @@ def test_the_choice_is_the_fastest_that_was_tried(setup, monkeypatch):
     assert found.reduced == REDUCED and set(found.library_reduced) <= {"bfloat16"}
 
 
+def test_llama_settings_that_do_not_open_are_left_out(setup, monkeypatch, capsys):
+    def open_contenders(setup, choices, names, folder):
+        if choices.llama and choices.llama[0] == "server":
+            raise llama_cpp.LlamaCppError("another build")
+        return contextlib.nullcontext({name: contenders.Contender(name, len, len) for name in names})
+
+    monkeypatch.setattr(race, "open_contenders", open_contenders)
+    monkeypatch.setattr(race.latency, "interleave", lambda calls, *_: pd.DataFrame(
+        {"contender": list(calls), "seconds": [float("F32" in name) for name in calls]}))
+    settings_ = [("server", "F16"), ("packed", "F32"), ("packed", "Q8_0")]
+    assert race.choose(setup, [], (4,), settings_, None).llama == ("packed", "Q8_0")
+    assert "does not race as server F16: another build" in capsys.readouterr().out
+    assert race.choose(setup, [], (4,), settings_[:1], None).llama is None
+
+
 @pytest.mark.parametrize("choices", [contenders.Choices(), contenders.Choices(8, ("int8",), ()), contenders.Choices(
     4, contest.REDUCED, ("bfloat16",), ("server", "Q8_0"))])
 def test_choices_survive_being_written_down(run, choices):
@@ -394,7 +410,8 @@ def test_the_quality_of_a_warm_contender_is_that_of_its_warm_path(setup, monkeyp
 
 def test_ours_are_scored_on_every_selection_and_test_row(setup):
     found = race.ours_everywhere(setup, CHOICES)
-    assert list(found["contender"].unique()) == contenders.names_of_ours(CHOICES)
+    reduced_full_depth = {contest.FULL_DEPTH + contest.suffix(p) for p in CHOICES.reduced}
+    assert set(found["contender"].unique()) == {*contenders.names_of_ours(CHOICES)} - reduced_full_depth
     for (name, part), group in found.groupby(["contender", "part"]):
         wanted = np.concatenate([request.rows for request in setup.requests[part]])
         assert sorted(group["row"]) == sorted(wanted)

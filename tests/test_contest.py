@@ -36,9 +36,9 @@ def made_race(seconds=SECONDS, size=16, n_requests=2, repeats=3, jitter=0.0, see
 
 
 def made_scores(n=400, seed=0, names=OURS, spoilt=()):
-    """(p_yes of our contenders, head scores): full depth knows something, `spoilt` know nothing."""
+    """(p_yes of our contenders, head scores): full depth knows something, `spoilt` know nothing; 3 of 4 rows test."""
     rng = np.random.default_rng(seed)
-    part = np.where(np.arange(n) < n // 2, "select", "test")
+    part = np.where(np.arange(n) < n // 4, "select", "test")
     label = rng.integers(0, 2, n)
     table = pd.DataFrame({"row": rng.permutation(n), "user_id": rng.integers(0, 20, n), "label": label})
     known = 1 / (1 + np.exp(-(2 * label - 1 + rng.normal(0, 1, n))))
@@ -110,6 +110,12 @@ def test_a_ratio_swaps_to_its_reciprocal_and_lies_in_its_interval(seed, repeats,
         assert one["value"] == pytest.approx(3)
 
 
+def test_a_ratio_is_of_single_requests_alone():
+    race = made_race({"a": 1.0, "b": 3.0})
+    race.loc[(race["request"] == contest.ALL_AT_ONCE) & (race["contender"] == "b"), "seconds"] = 1e-3
+    assert contest.ratio(race, "a", "b")["value"] == pytest.approx(3)
+
+
 def test_ratios_compare_the_same_repeat():
     """Both contenders twice as slow in one repeat: the machine was busy, the ratio is the same."""
     race = made_race({"a": 1.0, "b": 3.0})
@@ -146,7 +152,7 @@ def test_auc_against_full_depth_is_that_of_the_rows_of_one_part():
     both = ours[ours["part"] == "test"].merge(scores, on="row")
     for name, part in both.groupby("contender"):
         assert found.loc[name, "auc"] == pytest.approx(metrics.auc(part["label"], part["p_yes"]))
-        assert found.loc[name, "n"] == len(scores) // 2
+        assert found.loc[name, "n"] == len(scores) * 3 // 4
     assert found.loc[contest.FULL_DEPTH, ["auc_minus_full_depth", "lo", "hi"]].tolist() == [0, 0, 0]
     lost = found.loc[contest.EARLY_EXIT]
     assert lost["auc_minus_full_depth"] == pytest.approx(lost["auc"] - found.loc[contest.FULL_DEPTH, "auc"])
@@ -211,7 +217,7 @@ def test_the_headline_has_the_names_it_was_asked_for_and_known_values():
         assert found[name]["value"] == pytest.approx(value, abs=1e-6), name
         assert found[name]["kind"] == "time" and found[name]["n"] == 3
     lost = found["auc_best_scorer_minus_full_depth"]
-    assert lost["kind"] == "quality" and lost["split"] == "test" and lost["value"] == 0 and lost["n"] == 200
+    assert lost["kind"] == "time" and lost["split"] == "test" and lost["value"] == 0 and lost["n"] == 300
 
 
 def test_without_llama_its_ratio_is_absent():
@@ -246,32 +252,67 @@ def fill_reference(folder, mark):
     for name in artifacts.BENCH:
         pd.DataFrame({"mark": [mark]}).to_csv(folder / name, index=False)
     (folder / "provenance.json").write_text(json.dumps({"cpu": "a reference processor"}))
+    made_head_scores(mark).to_parquet(folder / "head_scores.parquet")
 
 
-def test_the_own_run_is_read_first_then_the_reference(run, tmp_path, monkeypatch):
+def made_head_scores(mark):
+    return pd.DataFrame({"row": [mark, mark], "mode": ["both", "none"]})
+
+
+def measure(run, names=artifacts.BENCH, mark=2, fingerprint="print"):
+    """Tables as `make bench` leaves them in a run."""
+    for name in names:
+        artifacts.write_table(run, name, pd.DataFrame({"mark": [mark]}), fingerprint=fingerprint,
+                              measured_on=contest.subject(run), processor="our processor")
+
+
+@pytest.fixture
+def beside_reference(run, tmp_path, monkeypatch):
+    """A run with scores of its own, and a committed reference of the same kind."""
     monkeypatch.setattr(artifacts, "reference_dir", lambda: tmp_path / "reference")
-    assert contest.read(run) is None
     fill_reference(tmp_path / "reference" / "ml-100k" / "smoke", 1)
-    for name in artifacts.BENCH[:-1]:
-        artifacts.write_table(run, name, pd.DataFrame({"mark": [2]}))
-    found = contest.read(run)  # a benchmark that has not finished yet is nobody's result
+    artifacts.write_table(run, "head_scores.parquet", made_head_scores(2))
+    return run
+
+
+def test_the_own_run_is_read_first_then_the_reference(beside_reference):
+    measure(beside_reference, artifacts.BENCH[:-1])
+    found = contest.read(beside_reference)  # a benchmark that has not finished yet is nobody's result
     assert not found.own and found.processor == "a reference processor"
-    artifacts.write_table(run, artifacts.BENCH[-1], pd.DataFrame({"mark": [2]}))
-    own = contest.read(run)
-    assert own.own and own.processor != found.processor
+    measure(beside_reference, artifacts.BENCH[-1:])
+    own = contest.read(beside_reference)
+    assert own.own and own.processor == "our processor"
     for bench, mark in ((found, 1), (own, 2)):
+        assert bench.head_scores.to_dict("list") == {"row": [mark], "mode": ["both"]}
         assert {name: table["mark"].tolist() for name, table in bench.tables.items()} == {
             name.removeprefix("bench_").removesuffix(".csv"): [mark] for name in artifacts.BENCH}
 
 
-def test_a_damaged_own_table_is_an_error_even_beside_a_reference(run, tmp_path, monkeypatch):
+def test_without_own_tables_and_reference_there_is_nothing(run, tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "reference_dir", lambda: tmp_path / "reference")
-    fill_reference(tmp_path / "reference" / "ml-100k" / "smoke", 1)
-    for name in artifacts.BENCH:
-        artifacts.write_table(run, name, pd.DataFrame({"mark": [2]}))
-    run.path(artifacts.BENCH[3]).write_bytes(b"mark\n3\n")
+    assert contest.read(run) is None
+
+
+@pytest.mark.parametrize("name", ["adapter.safetensors", "exit_heads.safetensors", "head_scores.parquet",
+                                  "selected_policy.json"])
+def test_a_benchmark_of_other_weights_or_another_policy_is_not_this_runs(beside_reference, name):
+    measure(beside_reference)
+    assert contest.read(beside_reference).own
+    artifacts.write_bytes(beside_reference, name, b"changed since")
+    assert not contest.read(beside_reference).own
+
+
+def test_parts_that_were_measured_by_different_code_are_no_benchmark(beside_reference):
+    measure(beside_reference)
+    measure(beside_reference, artifacts.BENCH[3:4], fingerprint="another print")
+    assert not contest.read(beside_reference).own
+
+
+def test_a_damaged_own_table_is_an_error_even_beside_a_reference(beside_reference):
+    measure(beside_reference)
+    beside_reference.path(artifacts.BENCH[3]).write_bytes(b"mark\n3\n")
     with pytest.raises(artifacts.ArtifactError, match="damaged"):
-        contest.read(run)
+        contest.read(beside_reference)
 
 
 # under load
@@ -313,7 +354,8 @@ def test_a_ladder_takes_the_thresholds_nearest_to_even_steps_of_work():
     policies = pd.DataFrame({"split": "validation", "policy": "confidence", "threshold": np.arange(11.0),
                              "token_layer_fraction": np.arange(11) / 10})
     policies.loc[10, "threshold"] = exit_policies.LAST_EXIT
-    other = policies.assign(policy="ratio", token_layer_fraction=0.5), policies.assign(split="test", threshold=-1.0)
+    other = [policies.assign(policy="ratio", threshold=policies["threshold"] - 0.2),
+             policies.assign(split="test", threshold=policies["threshold"] - 0.4)]
     found = contest.ladder(pd.concat([policies, *other]), "confidence", 5.0)
     assert found == [5, 6, 7, 8, 9, exit_policies.LAST_EXIT]
 

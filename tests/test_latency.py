@@ -7,7 +7,7 @@ import pytest
 from eestudy import latency
 
 
-def test_everyone_runs_on_every_request_in_a_rotating_order():
+def test_everyone_runs_on_every_request_in_an_order_drawn_anew():
     calls = []
     contenders = {name: (lambda request, name=name: calls.append((name, request))) for name in "abc"}
     table = latency.interleave(contenders, [10, 20, 30], warmup=1, repeats=2)

@@ -53,7 +53,7 @@ def fuse(model, precision: str | None = None, sizes: Sequence[dict] | None = Non
     Args:
         model: from `load_model`, families `FAMILIES`.
         precision: of the matrix products, one of `PRECISIONS`; everything between them is float32. None: that of the
-            model's own weights, for float32 in the packed form where this machine has it.
+            model's own weights where this machine is fast at it, else float32, packed where it can be.
         sizes: from `input_sizes`; int8 needs them.
 
     Raises:
@@ -76,8 +76,9 @@ def fuse(model, precision: str | None = None, sizes: Sequence[dict] | None = Non
 
 
 def _own_precision(weight: torch.Tensor) -> str:
-    if weight.dtype != torch.float32:
-        return str(weight.dtype).removeprefix("torch.")
+    own = str(weight.dtype).removeprefix("torch.")
+    if own != "float32" and supported(own, weight.device):
+        return own
     return PACKED if supported(PACKED, weight.device) else "float32"
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eestudy import artifacts, assets, config, latency, pipeline, scorer
+from eestudy import artifacts, assets, config, contest, latency, pipeline, scorer
 from eestudy.bench import contenders, growth, race, stages, startup, traffic
 from eestudy.bench.setup import Setup, load_setup, sized_requests
 from eestudy.rivals import llama_cpp
 
 SOURCES = ("bench/*.py", "backbone/*.py", "scorer/*.py", "rivals/**/*.py", "load/*.py", "contest/traffic.py",
-           "exit_heads.py", "exit_policies/*.py", "prompts.py", "retriever/*.py", "latency.py")  # fmt: skip
+           "contest/names.py", "training/model.py", "training/requests.py", "exit_heads.py", "exit_policies/*.py",
+           "prompts.py", "retriever/*.py", "latency.py")  # fmt: skip
 INPUTS = ("adapter.safetensors", "exit_heads.safetensors", "calibration.json", "head_scores.parquet", "policies.csv",
           "selected_policy.json")  # fmt: skip
 SETTINGS = ("bench", "latency", "policy", "seed")
@@ -64,7 +65,8 @@ def measure_all(setup: Setup) -> None:
         file = f"bench_{name}.csv"
         if not artifacts.is_current(run, file, wanted):
             start = time.perf_counter()
-            artifacts.write_table(run, file, make(), fingerprint=wanted)
+            artifacts.write_table(run, file, make(), fingerprint=wanted, measured_on=contest.subject(run),
+                                  processor=latency.processor())  # fmt: skip
             print(f"== bench {name}: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
         return artifacts.read_table(run, file)
 
@@ -84,7 +86,7 @@ def measure_all(setup: Setup) -> None:
     part("quality", lambda: race.quality_all(setup, choices, names, some(bench.n_quality_requests), folder))
     traffic.measure(setup, engine, some(bench.n_service_requests), artifacts.read_table(run, "policies.csv"),
                     artifacts.read_json(run, "selected_policy.json")["policy"], part)  # fmt: skip
-    part("startup", lambda: startup.startup_table(run, names, max(c for c in bench.candidates if c <= 16)))
+    part("startup", lambda: startup.startup_table(run, names[:bench.n_startups], max(c for c in bench.candidates if c <= 16)))
     part("stages", lambda: stages.stage_times(setup, engine, setup.rule, bench.n_stage_requests, seed))
     part("growth", lambda: growth.growth_curves(engine, tests, setup.tokenizer, setup.cfg, bench.n_growth_repeats))
 

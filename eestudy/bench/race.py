@@ -18,6 +18,7 @@ from eestudy.bench.contenders import Choices, Contender, engine_of, names_of_our
 from eestudy.bench.setup import BenchRequest, Setup
 from eestudy.contest import ALL_AT_ONCE, FULL_DEPTH, LLAMA, PEAK, PLAIN, REDUCED, WARM, exact_name, suffix
 from eestudy.progress import progress
+from eestudy.rivals import llama_cpp
 
 PRODUCTS = ("aten.mm", "aten.addmm", "mkldnn._linear_pointwise")
 
@@ -31,6 +32,7 @@ def matmul_peak(setup: Setup, precision: str) -> Contender:
     @torch.inference_mode()
     def one(request):
         n = scorer.n_tokens(request)
+        n += scorer.unused(n)
         x, attended, mlp = (torch.ones(n, size) for size in (width, heads, inner))
         for layer in fused.layers:
             layer.qkv(x), layer.out(attended), layer.gate_up(x), layer.down(mlp)
@@ -54,7 +56,7 @@ def _packed_flop(x_shape, *_, out_shape=None, **__) -> int:
 
 
 def race_all(setup: Setup, choices: Choices, names: Sequence[str], requests: Sequence, repeats: int, folder):
-    """Every contender and this machine's matrix products in turn: single requests, then all of them waiting at once.
+    """Every contender and this machine's matrix products in turn: single requests, then once all of them together.
 
     Args:
         setup, choices, names, folder: as for `open_contenders`.
@@ -72,8 +74,8 @@ def race_all(setup: Setup, choices: Choices, names: Sequence[str], requests: Seq
             _warm_up(contender, requests)
         gflop = {name: [weight_gflop(contender, request) for request in requests] for name, contender in every.items()
                  if not name.startswith(LLAMA) and name == exact_name(name)}  # fmt: skip
-        alone = latency.interleave({name: c.one for name, c in every.items()}, requests, 1, repeats)
-        at_once = latency.interleave({name: c.many for name, c in every.items()}, [requests], 0, repeats)
+        alone = latency.interleave({name: c.one for name, c in every.items()}, requests, len(requests), repeats)
+        at_once = latency.interleave({name: c.many for name, c in every.items()}, [requests], 0, 1)
     times = pd.concat([alone, at_once.assign(request=ALL_AT_ONCE)], ignore_index=True)
     sizes = np.array([len(r.suffixes) for r in requests])
     times["n_candidates"] = [sizes.sum() if i == ALL_AT_ONCE else sizes[i] for i in times["request"]]
@@ -107,8 +109,19 @@ def choose(setup: Setup, requests: Sequence, batch_sizes: Sequence[int], llama_s
     best = _fastest(setup, {f"{PLAIN} {way.plain_batch_size}": (PLAIN, way) for way in ways}, requests, folder)
     if not llama_settings:
         return best
-    ways = [replace(best, llama=tuple(setting)) for setting in llama_settings]
-    return _fastest(setup, {f"{LLAMA} {' '.join(way.llama)}": (LLAMA, way) for way in ways}, requests, folder)
+    tried = [replace(best, llama=tuple(setting)) for setting in llama_settings]
+    ways = {f"{LLAMA} {' '.join(way.llama)}": (LLAMA, way) for way in tried if _opens(setup, way, folder)}
+    return _fastest(setup, ways, requests, folder) if ways else best
+
+
+def _opens(setup: Setup, choices: Choices, folder) -> bool:
+    """Whether llama.cpp takes this model in this setting; why not is printed, and it does not race."""
+    try:
+        with open_contenders(setup, choices, [LLAMA], folder):
+            return True
+    except llama_cpp.LlamaCppError as error:
+        print(f"llama.cpp does not race as {' '.join(choices.llama)}: {error}", flush=True)
+        return False
 
 
 def _fastest(setup: Setup, ways: Mapping[str, tuple[str, Choices]], requests: Sequence, folder) -> Choices:
@@ -129,7 +142,7 @@ def ours_everywhere(setup: Setup, choices: Choices) -> pd.DataFrame:
     """p_yes of our own contenders on every selection and test row: columns contender, part, row, p_yes.
 
     Exact full depth is in the run's head scores already, by the same engine. Full depth in a reduced precision is
-    nobody's choice, so its cost is read on test alone.
+    slower than what may be chosen, and is judged with the rivals on fewer rows.
     """
     last = f"p_yes_{setup.heads.exit_layers[-1]}"
     scored = setup.head_scores[["row", last]].rename(columns={last: "p_yes"})
@@ -137,10 +150,10 @@ def ours_everywhere(setup: Setup, choices: Choices) -> pd.DataFrame:
     for part, some in setup.requests.items():
         rows = np.concatenate([request.rows for request in some])
         tables.append(scored[scored["row"].isin(rows)].assign(contender=FULL_DEPTH, part=part))
-    with open_contenders(setup, choices, names_of_ours(choices)[1:], None) as opened:
-        for name, contender in opened.items():
-            parts = ["test"] if name.startswith(FULL_DEPTH) else list(setup.requests)
-            tables += [_scores(contender, setup.requests[part]).assign(part=part) for part in parts]
+    wanted = [name for name in names_of_ours(choices) if not name.startswith(FULL_DEPTH)]
+    with open_contenders(setup, choices, wanted, None) as opened:
+        for contender in opened.values():
+            tables += [_scores(contender, some).assign(part=part) for part, some in setup.requests.items()]
     return pd.concat(tables, ignore_index=True)
 
 

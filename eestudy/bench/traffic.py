@@ -37,12 +37,14 @@ def real_runs(
     Returns:
         `load`'s frames, with columns run (full depth, early exit, load-aware), clock (real, simulated), request.
     """
-    seconds = service.pivot(index="request", columns="setting", values="seconds").to_numpy()  # [R, S]
+    seconds, work = (service.pivot(index="request", columns="setting", values=values).to_numpy()
+                     for values in ("seconds", "token_layers"))  # [R, S]
     full, budget_s = seconds[:, -1], budget_of_service * float(np.median(seconds[:, -1]))
     rng = np.random.default_rng(seed)
     n = max(int(duration_s * times_capacity / full.mean()), 4)
     at, who = load.poisson_arrivals(times_capacity / full.mean(), n, rng), rng.integers(0, len(requests), n)
-    expected = np.sort(seconds.mean(0))[None] * full[:, None] / full.mean()  # by size, and by what a setting takes
+    model = load.fit_service(service["token_layers"], service["seconds"])
+    expected = load.service_seconds(model, work[:, -1:] * work.sum(0) / work[:, -1].sum())  # its tokens are known
     controller = load.Controller(expected[who], budget_s)
     frames = []
     for run, only in (("full depth", len(rules) - 1), ("early exit", 0), ("load-aware", None)):

@@ -21,7 +21,6 @@ from eestudy.load.curves import (
     served_rows,
     service_seconds,
     summary,
-    useful_settings,
 )
 from eestudy.load.queues import (
     LoadInputError,
@@ -29,12 +28,10 @@ from eestudy.load.queues import (
     piecewise_poisson,
     poisson_arrivals,
     simulate,
-    simulate_batched,
 )
 
 __all__ = [
     "Controller", "LoadInputError", "ServiceModel", "choose_setting", "fit_service", "mean_wait_s", "next_target",
     "offered_load_curve", "over_time", "piecewise_poisson", "poisson_arrivals", "serve_open_loop", "served_rows",
-    "service_seconds", "simulate", "simulate_batched", "simulate_controlled", "summary", "useful_settings",
-    "virtual_clock",
+    "service_seconds", "simulate", "simulate_controlled", "summary", "virtual_clock",
 ]

@@ -46,7 +46,12 @@ def choose_setting(waited_s: np.ndarray, expected_s: np.ndarray, target_s: float
         expected_s: [k, S] expected service of each of them at each setting.
         target_s: latency to keep.
     """
-    predicted = np.asarray(waited_s)[:, None] + np.cumsum(expected_s, axis=0)  # [k, S]
+    waited_s, expected_s = np.asarray(waited_s)[:, None], np.asarray(expected_s)
+    # Where the first in line is late at every setting, nobody behind it can change the choice.
+    # Setting 0 alone does not tell: settings ascend on average, not for every request.
+    if not (waited_s[:1] + expected_s[:1] <= target_s).all(0).any():
+        return 0
+    predicted = waited_s + np.cumsum(expected_s, axis=0)  # [k, S]
     holds = np.flatnonzero((predicted <= target_s).all(0))
     return int(holds[-1]) if len(holds) else 0
 

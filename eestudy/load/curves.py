@@ -45,8 +45,7 @@ def summary(served: pd.DataFrame) -> dict:
         where it does not); grows: utilisation is at least 1 and that ratio at least 2.
     """
     latency, quarter = served["latency_s"].to_numpy(), max(len(served) // 4, 1)
-    answers = served.drop_duplicates("start_s")  # the members of a batch share theirs
-    busy = float((answers["finish_s"] - answers["start_s"]).sum() / served["arrival_s"].iloc[-1])
+    busy = float((served["finish_s"] - served["start_s"]).sum() / served["arrival_s"].iloc[-1])
     ratio = float(latency[-quarter:].mean() / latency[:quarter].mean())
     table = {f"latency_ms_p{q}": float(np.quantile(latency, q / 100) * 1000) for q in (50, 95, 99)}
     return table | {"utilisation": busy, "last_over_first_quarter": ratio, "grows": busy >= 1 and ratio >= 2}
@@ -54,7 +53,6 @@ def summary(served: pd.DataFrame) -> dict:
 
 def offered_load_curve(
     rates_rps: Sequence[float], contenders: Mapping[str, Run], n_pool: int, n_requests: int, seed: int,
-    judge: Callable[[pd.DataFrame, np.ndarray], dict] | None = None,
 ) -> pd.DataFrame:
     """Latency against arrival rate; all contenders meet the same requests, at each rate in the same rhythm.
 
@@ -65,7 +63,6 @@ def offered_load_curve(
         n_pool: number of different requests; they are drawn with replacement.
         n_requests: of each run; the queue starts empty, so near utilisation 1 short runs look better than long ones.
         seed: of arrivals and requests.
-        judge: (served, request) -> further columns, for example the AUC of the settings used; None adds none.
 
     Returns:
         Columns contender, rate_rps and those of `summary`, ordered by contender and rate.
@@ -76,8 +73,7 @@ def offered_load_curve(
     for name, run in contenders.items():
         for rate in rates_rps:
             served = run(rhythm / rate, request)
-            more = judge(served, request) if judge else {}
-            rows.append({"contender": name, "rate_rps": rate} | summary(served) | more)
+            rows.append({"contender": name, "rate_rps": rate} | summary(served))
     return pd.DataFrame(rows)
 
 
@@ -110,9 +106,3 @@ def served_rows(row_request, request, setting) -> tuple[np.ndarray, np.ndarray]:
     check((high > low).all(), "a served request has no rows; row_request and request must be of one pool")
     rows = [order[a:b] for a, b in zip(low, high, strict=True)]
     return np.concatenate(rows), np.repeat(np.asarray(setting), high - low)
-
-
-def useful_settings(table: pd.DataFrame, quality: str = "auc", seconds: str = "seconds") -> pd.DataFrame:
-    """Settings in the order a controller needs: from fastest to slowest, without those that a faster one equals."""
-    table = table.sort_values([seconds, quality], ascending=[True, False])
-    return table[table[quality] > table[quality].cummax().shift(fill_value=-np.inf)].reset_index(drop=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -57,26 +57,6 @@ def simulate(arrivals_s, service_s) -> pd.DataFrame:
     before = np.cumsum(service_s) - service_s  # [n] work of all earlier requests
     start = np.maximum(before + np.maximum.accumulate(arrivals_s - before), arrivals_s)
     return served_frame(arrivals_s, start, start + service_s)
-
-
-def simulate_batched(arrivals_s, batch_seconds: Callable[[np.ndarray], float], max_batch: int) -> pd.DataFrame:
-    """The free server takes all who wait, at most `max_batch`, and answers them together.
-
-    Args:
-        arrivals_s: [n] ascending.
-        batch_seconds: positions of the requests of a batch -> seconds the batch takes, as measured or modelled.
-        max_batch: 1 is `simulate`.
-    """
-    (arrivals_s,) = checked(arrivals_s)
-    check(max_batch >= 1, f"a batch holds at least one request, not {max_batch}")
-    start, finish = np.empty(len(arrivals_s)), np.empty(len(arrivals_s))
-    first, free = 0, 0.0
-    while first < len(arrivals_s):
-        now = max(free, arrivals_s[first])
-        last = min(int(np.searchsorted(arrivals_s, now, side="right")), first + max_batch)
-        free = now + batch_seconds(np.arange(first, last))
-        start[first:last], finish[first:last], first = now, free, last
-    return served_frame(arrivals_s, start, finish)
 
 
 def served_frame(arrival_s: np.ndarray, start_s: np.ndarray, finish_s: np.ndarray, setting=0) -> pd.DataFrame:

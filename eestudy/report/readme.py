@@ -37,9 +37,8 @@ def readme_expectation(metrics: dict) -> str:
     """What a newcomer should expect of `make reproduce`, from `metrics.json`: minutes and the number at the end."""
     head = metrics["headline"]
     spent = head["reproduce_minutes"]
-    minutes = f"{spent['value']:.0f} minutes" if spent else "an unknown time"
-    return (f"Then the reference run took {minutes} on two cores, and early exit ended at an AUC of "
-            f"{with_interval(head['auc_early_exit'])}.")
+    minutes = f"Then the reference run took {spent['value']:.0f} minutes on two cores, and early" if spent else "Early"
+    return f"{minutes} exit ended at an AUC of {with_interval(head['auc_early_exit'])} in the reference run."
 
 
 def _word(item: dict) -> str:

@@ -1,5 +1,6 @@
 """Scoring requests with early exit: one engine for a request alone, for many together, and for returning users."""
 
+from eestudy.scorer.batches import unused
 from eestudy.scorer.engine import (
     Engine,
     ExitRule,
@@ -17,5 +18,5 @@ from eestudy.scorer.waves import MAX_TOKENS, n_tokens, score_all, score_table, w
 __all__ = [
     "MAX_TOKENS", "Engine", "ExitRule", "PrefixCache", "PrefixState", "Question", "Scored", "ShouldExit",
     "TokenRequest", "build_engine", "n_tokens", "never_exit", "score", "score_all", "score_table", "static_rule",
-    "tokenize", "waves",
+    "tokenize", "unused", "waves",
 ]

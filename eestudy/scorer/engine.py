@@ -99,10 +99,12 @@ def score(engine: Engine, requests: Sequence, rule: ExitRule, cache: PrefixCache
         One `Scored` a request, in their order.
 
     Raises:
-        BackboneError: an empty prefix or suffix, or a prompt longer than the model reads.
+        BackboneError: an empty prefix or suffix, a prompt longer than the model reads, or another engine's cache.
     """
     if not len(requests):
         return []
+    if cache is not None:
+        cache.bind(engine.fused)
     fused, exit_layers = engine.fused, engine.heads.exit_layers
     exits = range(len(exit_layers)) if rule.exits is None else rule.exits
     exit_at = {exit_layers[e] - 1: e for e in exits}  # 0-based layer -> exit

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from cachetools import LRUCache
 
+from eestudy.backbone import BackboneError
+
 
 @dataclass(frozen=True)
 class PrefixState:
@@ -39,6 +41,17 @@ class PrefixCache:
     def __init__(self, max_bytes: int):
         self._states: LRUCache = LRUCache(max_bytes, getsizeof=lambda state: state.n_bytes)
         self.hits, self.misses = 0, 0
+        self._weights: object | None = None
+
+    def bind(self, weights: object) -> None:
+        """Belong to these weights from now on.
+
+        Raises:
+            BackboneError: the cache holds prefixes of other weights.
+        """
+        if self._weights is not None and self._weights is not weights:
+            raise BackboneError("this cache holds the prefixes of another engine; give every engine a cache of its own")
+        self._weights = weights
 
     def __len__(self) -> int:
         return len(self._states)
