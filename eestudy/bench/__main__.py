@@ -86,7 +86,8 @@ def measure_all(setup: Setup) -> None:
     part("quality", lambda: race.quality_all(setup, choices, names, some(bench.n_quality_requests), folder))
     traffic.measure(setup, engine, some(bench.n_service_requests), artifacts.read_table(run, "policies.csv"),
                     artifacts.read_json(run, "selected_policy.json")["policy"], part)  # fmt: skip
-    part("startup", lambda: startup.startup_table(run, names[:bench.n_startups], max(c for c in bench.candidates if c <= 16)))
+    largest = max(c for c in bench.candidates if c <= 16)
+    part("startup", lambda: startup.startup_table(run, names[:bench.n_startups], largest))
     part("stages", lambda: stages.stage_times(setup, engine, setup.rule, bench.n_stage_requests, seed))
     part("growth", lambda: growth.growth_curves(engine, tests, setup.tokenizer, setup.cfg, bench.n_growth_repeats))
 
