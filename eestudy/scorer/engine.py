@@ -90,8 +90,7 @@ def score(engine: Engine, requests: Sequence, rule: ExitRule, cache: PrefixCache
 
     Args:
         engine: from `build_engine`.
-        requests: objects with `prefix` (token ids, shared by the candidates), `suffixes` (C lists of token ids) and,
-            where there is a cache, `user` (hashable).
+        requests: objects with `prefix` (token ids), `suffixes` (C lists of them) and, for a cache, `user` (hashable).
         rule: when candidates leave.
         cache: users' prefixes; read and refreshed.
 
@@ -123,9 +122,8 @@ def score(engine: Engine, requests: Sequence, rule: ExitRule, cache: PrefixCache
             flow, (q, k, v) = without(flow, stays, q, k, v)
         attended = attend(flow.batch, q, k, v, trails, depth)
         flow = replace(flow, hidden=backbone.finish(fused, layer, flow.hidden, attended))
-    if cache is not None:
-        for request, trail in zip(requests, trails, strict=True):
-            close_trail(cache, request, trail)
+    for request, trail in zip(requests, trails, strict=True):
+        close_trail(cache, request, trail)
     return _split(requests, answers)
 
 

@@ -103,8 +103,8 @@ def note(trail: Trail, depth: int, hidden, keys, values, keep: bool) -> None:
     trail.hidden, trail.keys_values[depth] = hidden, tuple(own)
 
 
-def close_trail(cache: PrefixCache, request, trail: Trail) -> None:
-    """Give the cache what this call has added to its knowledge of a prefix."""
-    if trail.hidden is not None:
+def close_trail(cache: PrefixCache | None, request, trail: Trail) -> None:
+    """Give the cache, where there is one, what this call has added to its knowledge of a prefix."""
+    if cache is not None and trail.hidden is not None:
         pairs = tuple(trail.keys_values[depth] for depth in range(len(trail.keys_values)))
         cache.put(request.user, PrefixState(tuple(request.prefix), pairs, trail.hidden.clone()))
