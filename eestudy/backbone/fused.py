@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from eestudy.backbone.layers import decoder
 from eestudy.backbone.packs import BackboneError
-from eestudy.backbone.precision import channel_sizes, make_linear, supported
+from eestudy.backbone.precision import Linear, channel_sizes, make_linear, supported
 
-Linear = Callable[[torch.Tensor], torch.Tensor]
 PACKED = "float32_packed"
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from eestudy import backbone, exit_heads, rivals, scorer
 from eestudy.bench.setup import Setup
@@ -26,6 +27,7 @@ from eestudy.rivals import llama_cpp
 
 CACHE_BYTES = 2**30
 N_SAMPLE = 4  # requests
+LLAMA_BESIDE = 16  # candidates that llama.cpp's packed form takes in one batch
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,6 @@ def _exit_of(name: str, setup: Setup) -> int:
 
 
 def _library(name: str, setup: Setup, choices: Choices) -> Contender:
-    import torch
-
     exit = _exit_of(name, setup)
     head = setup.heads.heads[exit]
     precision = precision_of(name)
@@ -154,6 +154,3 @@ def _llama(name: str, setup: Setup, choices: Choices, folder, stack: ExitStack) 
         return _calibrated(setup, exit, logits)
 
     return Contender(name, one, lambda requests: [one(r) for r in requests])
-
-
-LLAMA_BESIDE = 16  # candidates that llama.cpp's packed form takes in one batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,13 @@ from eestudy.contest import ladder
 
 def time_service(engine: scorer.Engine, requests: Sequence, rules: Sequence[scorer.ExitRule]) -> pd.DataFrame:
     """Measured service of requests at every setting: columns setting, request, seconds, n_candidates, token_layers."""
-    calls = {s: (lambda r, rule=rule: scorer.score(engine, [r], rule)) for s, rule in enumerate(rules)}
-    times = latency.interleave(calls, requests, 1, 1).rename(columns={"contender": "setting"})
-    work = {(i, s): call(request)[0].token_layers for i, request in enumerate(requests) for s, call in calls.items()}
+    work: dict[tuple[int, int], int] = {}
+
+    def serve(i: int, setting: int) -> None:
+        work[i, setting] = scorer.score(engine, [requests[i]], rules[setting])[0].token_layers
+
+    calls = {setting: partial(serve, setting=setting) for setting in range(len(rules))}
+    times = latency.interleave(calls, range(len(requests)), 1, 1).rename(columns={"contender": "setting"})
     times["n_candidates"] = [len(requests[i].suffixes) for i in times["request"]]
     times["token_layers"] = [work[i, s] for i, s in zip(times["request"], times["setting"], strict=True)]
     return times.drop(columns="repeat")
