@@ -97,8 +97,8 @@ STEPS = {
     ),
     "09_report": Step(
         reads=("environment.json", "interactions.parquet", "items.parquet", "split.parquet", "prompts.parquet",
-               "head_scores.parquet", *(f"metrics_{number:02d}.json" for number in range(9)), "tradeoff.csv",
-               "choices.json", *FIGURES),
+               "head_scores.parquet", "training.csv", *(f"metrics_{number:02d}.json" for number in range(9)),
+               "tradeoff.csv", "choices.json", *FIGURES),
         writes=("metrics.json", "metrics_09.json", "report.md", "report.html"),
         settings=("data", "backbone", "heads", "policy", "report"),
         files=("results/published.csv", f"{REFERENCE}/metrics.json", f"{REFERENCE}/seed_deviation.json"),

@@ -111,7 +111,7 @@ def test_fused_layers_equal_the_library(family):
         wanted = toys.decoder_states(model, ids)
         hidden, angles = fused.embedding[ids], backbone.rotary(fused, torch.arange(len(ids)))
         for layer, state in zip(fused.layers, wanted, strict=True):
-            q, k, v = backbone.project(fused, layer, hidden, angles)
+            q, k, v = backbone.split(fused, backbone.project(fused, layer, hidden, angles))
             hidden = backbone.finish(fused, layer, hidden, backbone.prefix_attention(q, k, v))
             assert relative_error(hidden, state) < TOLERANCE
 

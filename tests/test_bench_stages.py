@@ -7,7 +7,7 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eestudy import artifacts, backbone, exit_heads, prompts, retriever, scorer, training
+from eestudy import artifacts, backbone, contest, exit_heads, prompts, retriever, scorer, training
 from eestudy.bench import stages
 from eestudy.bench.setup import Setup
 from eestudy.config import BackboneConfig
@@ -57,7 +57,7 @@ def test_the_online_path_gives_the_stored_token_ids_and_answers(setup, engine):
         assert request.prefix == stored.prefix and request.suffixes == stored.suffixes
         wanted = scorer.score(engine, [stored], RULE)[0]
         np.testing.assert_array_equal(found.p_yes, wanted.p_yes)
-        assert list(seconds) == list(stages.STAGES)
+        assert list(seconds) == list(contest.STAGES)
 
 
 def test_evidence_of_one_request_is_that_of_the_table(setup):
@@ -111,8 +111,8 @@ def test_nothing_later_than_the_request_is_read(setup, engine):
 
 def test_times_have_a_row_per_request_and_stage(setup, engine):
     times = stages.stage_times(setup, engine, RULE, 5, seed=3)
-    assert times["request"].nunique() == 5 and len(times) == 5 * (len(stages.STAGES) + 1)
-    assert (times.groupby("request")["stage"].agg(set) == {*stages.STAGES, stages.UNPREPARED}).all()
+    assert times["request"].nunique() == 5 and len(times) == 5 * (len(contest.STAGES) + 1)
+    assert (times.groupby("request")["stage"].agg(set) == {*contest.STAGES, contest.UNPREPARED}).all()
     for i, n in times.groupby("request")["n_candidates"].first().items():
         assert n == len(setup.requests["test"][i].rows)
     again = stages.stage_times(setup, engine, RULE, 10**6, seed=4)
@@ -120,10 +120,10 @@ def test_times_have_a_row_per_request_and_stage(setup, engine):
 
 
 def test_shares_add_up_and_leave_out_what_is_no_stage():
-    seconds = {"retrieval": 1, "prompt": 2, "tokenisation": 3, "scoring": 14, stages.UNPREPARED: 100}
+    seconds = {"retrieval": 1, "prompt": 2, "tokenisation": 3, "scoring": 14, contest.UNPREPARED: 100}
     records = [(i, 2, stage, scale * s) for i, scale in enumerate((1, 1, 4)) for stage, s in seconds.items()]
     times = pd.DataFrame(records, columns=["request", "n_candidates", "stage", "seconds"])
-    found = stages.stage_shares(times).set_index("stage")
-    assert list(found.index) == [*stages.STAGES, "total"] and (found["n"] == 3).all()
+    found = contest.stage_shares(times).set_index("stage")
+    assert list(found.index) == [*contest.STAGES, "total"] and (found["n"] == 3).all()
     np.testing.assert_allclose(found["share"], [0.05, 0.1, 0.15, 0.7, 1])
     np.testing.assert_allclose(found["latency_ms_p50"], [1000, 2000, 3000, 14000, 20000])

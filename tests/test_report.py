@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from eestudy import artifacts, config, metrics, report
 from eestudy.report import comparison, figures, headline, narrative, page, readme, reference, tables
 from eestudy.report.__main__ import main
+from eestudy.report.headline import reproduce_minutes
 from eestudy.report.judged import llm_scores, policy_scores, stack
 
 LAYERS = [2, 4, 6]
@@ -142,6 +143,15 @@ def built(tmp_path_factory):
     made = run_08(run)
     report.save(run, report.tradeoff_figure(made[3], "confidence"), "08_tradeoff_token_layers")
     return run, *made, run_09(run)
+
+
+def test_training_that_was_found_done_is_charged_for(tmp_path):
+    run = artifacts.Run(tmp_path, "ml-100k", "laptop", 0)
+    assert reproduce_minutes(run)["value"] is None
+    artifacts.write_table(run, "training.csv", pd.DataFrame({"step": [1, 2], "seconds": [100.0, 500.0]}))
+    for scored, wanted in ((1200.0, 1260.0), (480.0, 540 + 600)):
+        artifacts.write_json(run, "durations.json", {"01_data": 60.0, "05_exit_heads": scored})
+        assert reproduce_minutes(run)["value"] == pytest.approx(wanted / 60)
 
 
 # --- scores and tables ---

@@ -231,7 +231,7 @@ def test_inputs_are_watched_product_by_product(engine):
 
     sizes = backbone.input_sizes(fused, run)
     assert len(sizes) == len(fused.layers)
-    normed = torch.nn.functional.rms_norm(hidden, hidden.shape[-1:], fused.layers[2].norms[0], fused.eps)
+    normed = torch.nn.functional.rms_norm(hidden, hidden.shape[-1:], eps=fused.eps)
     torch.testing.assert_close(sizes[2]["qkv"], precision.channel_sizes(normed))
     torch.testing.assert_close(sizes[2]["out"], precision.channel_sizes(torch.ones(4, hidden.shape[1])))
 

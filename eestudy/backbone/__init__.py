@@ -18,6 +18,7 @@ from eestudy.backbone.fused import (
     prefix_attention,
     project,
     rotary,
+    split,
     suffix_attention,
 )
 from eestudy.backbone.layers import (
@@ -54,6 +55,6 @@ __all__ = [
     "ATTENTION", "FAMILIES", "PRECISIONS", "BackboneError", "FusedBackbone", "FusedLayer", "Layout", "Pack",
     "answer_direction", "answer_ids", "answer_index", "attention", "converted_asset", "decoder", "embed",
     "exit_states", "finish", "fuse", "identity", "input_sizes", "load_model", "load_tokenizer", "make_layout",
-    "make_pack", "n_layers", "packed_attention", "prefix_attention", "project", "rotary", "run_layers",
+    "make_pack", "n_layers", "packed_attention", "prefix_attention", "project", "rotary", "run_layers", "split",
     "suffix_attention", "supported", "template_gguf",
 ]

@@ -1,12 +1,16 @@
 """The same decoder with its weights fused for scoring: q, k and v in one product, gate and up in another.
 
+Three more things happen once, at load, instead of at every token. A norm's weights are multiplied into the product
+after it. Queries come out of theirs already divided by the square root of d. And the channels of queries and keys are
+reordered so that the two which the rotary embedding turns together lie side by side: turning them is then one complex
+product, and queries meet keys as before.
+
 Nothing here knows requests or exits: the arithmetic of one layer on a flat batch of tokens, split where a scorer
 has to step in (after q, k and v are known, before anything else is computed).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,12 +28,11 @@ PACKED = "float32_packed"
 class FusedLayer:
     """One decoder layer: four products instead of seven."""
 
-    qkv: Linear  # [T, D] -> [T, (H + 2 G) d]
+    qkv: Linear  # [T, D] -> [T, (H + 2 G) d], query and key channels in pairs
     out: Linear  # [T, H d] -> [T, D]
     gate_up: Linear  # [T, D] -> [T, 2 F]
     down: Linear  # [T, F] -> [T, D]
-    norms: tuple[torch.Tensor, torch.Tensor]  # [D] before attention, [D] before the MLP
-    qk_norms: tuple[torch.Tensor, torch.Tensor] | None  # [d] each, where the family has them
+    qk_norms: tuple[torch.Tensor, torch.Tensor] | None  # [d] each, in pairs too, where the family has them
     activation: Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -82,19 +85,39 @@ def _own_precision(weight: torch.Tensor) -> str:
 
 
 def _fuse_layer(layer, sizes: dict, precision: str) -> FusedLayer:
-    def fused(name: str, *linears) -> Linear:
-        weight = torch.cat([linear.weight.detach() for linear in linears])
-        biases = [linear.bias for linear in linears if linear.bias is not None]
-        return make_linear(weight, torch.cat(biases).detach() if biases else None, precision, sizes.get(name))
+    attention, mlp, d = layer.self_attn, layer.mlp, layer.self_attn.head_dim
+    before, between = (norm.weight.detach().float() for norm in (layer.input_layernorm, layer.post_attention_layernorm))
+    norms = [_in_pairs(getattr(attention, name).weight, d) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
+    if norms:
+        norms[0] *= d**-0.5
+    parts = {
+        "qkv": [_parameters(attention.q_proj, before, d, 1.0 if norms else d**-0.5),  # a norm would undo the scale
+                _parameters(attention.k_proj, before, d), _parameters(attention.v_proj, before)],
+        "out": [_parameters(attention.o_proj)],
+        "gate_up": [_parameters(mlp.gate_proj, between), _parameters(mlp.up_proj, between)],
+        "down": [_parameters(mlp.down_proj)],
+    }  # fmt: skip
+    products = {name: _product(part, precision, sizes.get(name)) for name, part in parts.items()}
+    return FusedLayer(**products, qk_norms=tuple(norms) or None, activation=mlp.act_fn)
 
-    attention, mlp = layer.self_attn, layer.mlp
-    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-    return FusedLayer(
-        fused("qkv", attention.q_proj, attention.k_proj, attention.v_proj), fused("out", attention.o_proj),
-        fused("gate_up", mlp.gate_proj, mlp.up_proj), fused("down", mlp.down_proj),
-        tuple(n.weight.detach().float() for n in (layer.input_layernorm, layer.post_attention_layernorm)),
-        tuple(n.weight.detach().float() for n in norms) if norms[0] is not None else None, mlp.act_fn,
-    )  # fmt: skip
+
+def _product(parts: Sequence[tuple], precision: str, sizes: torch.Tensor | None) -> Linear:
+    """One product in place of several, from their weights and biases."""
+    weights, biases = zip(*parts, strict=True)
+    return make_linear(torch.cat(weights), None if biases[0] is None else torch.cat(biases), precision, sizes)
+
+
+def _parameters(linear, norm: torch.Tensor | None = None, d: int | None = None, scale: float = 1.0) -> tuple:
+    """Weight [out, in] and bias [out] or None: a norm's weights [in] taken in, in pairs for head size `d`, scaled."""
+    weight, bias = linear.weight.detach().float(), linear.bias
+    weight = weight if norm is None else weight * norm
+    order = (lambda x: _in_pairs(x, d)) if d else (lambda x: x.detach().float())
+    return order(weight) * scale, None if bias is None else order(bias) * scale
+
+
+def _in_pairs(x: torch.Tensor, d: int) -> torch.Tensor:
+    """Channels 0 … d - 1 of every head in the order 0, d/2, 1, d/2 + 1, …: [heads d, …] -> the same shape."""
+    return x.detach().float().unflatten(0, (-1, 2, d // 2)).transpose(1, 2).flatten(0, 2)
 
 
 def input_sizes(fused: FusedBackbone, run: Callable[[FusedBackbone], object]) -> list[dict[str, torch.Tensor]]:
@@ -124,13 +147,19 @@ def _noting(linear: Linear, inputs: list) -> Linear:
     return noted
 
 
-def rotary(fused: FusedBackbone, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of the rotary embedding at positions [T]: two tensors [T, 1, d]."""
+def normed(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """x [… n] over the root mean square of its last axis: the norm of these models, without its weights."""
+    return F.rms_norm(x, x.shape[-1:], eps=eps)
+
+
+def rotary(fused: FusedBackbone, positions: torch.Tensor) -> torch.Tensor:
+    """The rotary embedding at positions [T] as complex numbers [T, 1, d / 2]."""
     cos, sin = fused.rotary(fused.embedding.new_zeros(1, dtype=torch.float32), position_ids=positions[None])
-    return cos[0, :, None], sin[0, :, None]
+    half = cos.shape[-1] // 2  # the library repeats them for the other half of the channels
+    return torch.complex(cos[0, :, None, :half], sin[0, :, None, :half])
 
 
-def project(fused: FusedBackbone, layer: FusedLayer, hidden, angles) -> tuple[torch.Tensor, ...]:
+def project(fused: FusedBackbone, layer: FusedLayer, hidden, angles) -> torch.Tensor:
     """Queries, keys and values of a flat batch of tokens.
 
     Args:
@@ -139,33 +168,33 @@ def project(fused: FusedBackbone, layer: FusedLayer, hidden, angles) -> tuple[to
         angles: from `rotary`, for the T tokens.
 
     Returns:
-        q [T, H, d], rotated; k [T, G, d], rotated; v [T, G, d].
+        [T, H + 2 G, d]: H queries, rotated and divided by the square root of d; G keys, rotated; G values.
     """
-    n_heads, n_groups = fused.n_heads, fused.n_groups
-    qkv = layer.qkv(F.rms_norm(hidden, hidden.shape[-1:], layer.norms[0], fused.eps))
-    qkv = qkv.view(len(hidden), n_heads + 2 * n_groups, -1)  # [T, H + 2 G, d]
-    qk, v = qkv[:, : n_heads + n_groups], qkv[:, n_heads + n_groups:]
-    if layer.qk_norms:
-        q, k = qk[:, :n_heads], qk[:, n_heads:]
-        qk = torch.cat([F.rms_norm(x, x.shape[-1:], w, fused.eps)
-                        for x, w in zip((q, k), layer.qk_norms, strict=True)], 1)
-    cos, sin = angles
-    first, second = qk.chunk(2, dim=-1)
-    qk = qk * cos + torch.cat([-second, first], -1) * sin
-    return qk[:, :n_heads], qk[:, n_heads:], v
+    n_turned = fused.n_heads + fused.n_groups
+    qkv = layer.qkv(normed(hidden, fused.eps))
+    qkv = qkv.view(len(hidden), n_turned + fused.n_groups, -1)
+    for heads, weight in zip(split(fused, qkv), layer.qk_norms or (), strict=False):
+        heads.copy_(normed(heads, fused.eps).mul_(weight))
+    torch.view_as_complex(qkv[:, :n_turned].unflatten(-1, (-1, 2))).mul_(angles)
+    return qkv
+
+
+def split(fused: FusedBackbone, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Views of queries [… H, d], keys [… G, d] and values [… G, d]."""
+    return qkv.split((fused.n_heads, fused.n_groups, fused.n_groups), dim=-2)
 
 
 def finish(fused: FusedBackbone, layer: FusedLayer, hidden, attended) -> torch.Tensor:
     """The rest of a layer after attention: [T, D] and [T, H d] -> [T, D]."""
     hidden = layer.out(attended).add_(hidden)
-    gate, up = layer.gate_up(F.rms_norm(hidden, hidden.shape[-1:], layer.norms[1], fused.eps)).chunk(2, dim=-1)
+    gate, up = layer.gate_up(normed(hidden, fused.eps)).chunk(2, dim=-1)
     return layer.down(layer.activation(gate).mul_(up)).add_(hidden)
 
 
 def prefix_attention(q, k, v) -> torch.Tensor:
-    """Causal attention of a prefix over itself: q [P, H, d], k and v [P, G, d] -> [P, H d]."""
+    """Causal attention of a prefix over itself: q [P, H, d], scaled, k and v [P, G, d] -> [P, H d]."""
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # [1, H | G, P, d]
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=True)
     return out[0].transpose(0, 1).flatten(1)
 
 
@@ -173,7 +202,7 @@ def suffix_attention(q, k, v, prefix_k, prefix_v, bias) -> torch.Tensor:
     """Attention of C suffixes over one shared prefix and over themselves, without repeating the prefix.
 
     Args:
-        q: [C, Q, H, d], padded queries.
+        q: [C, Q, H, d], padded queries, scaled.
         k, v: [C, S, G, d], padded keys and values of the same suffixes.
         prefix_k, prefix_v: [P, G, d].
         bias: [1 | C, Q, S], 0 where a query may look, -inf elsewhere; each query sees one key at least.
@@ -184,7 +213,6 @@ def suffix_attention(q, k, v, prefix_k, prefix_v, bias) -> torch.Tensor:
     (n, n_q, n_heads, d), n_prefix, n_groups = q.shape, *prefix_k.shape[:2]
     shared = n_heads // n_groups  # R query heads share a key head
     q = q.view(n, n_q, n_groups, shared, d).permute(2, 0, 1, 3, 4).reshape(n_groups, -1, d)  # [G, C Q R, d]
-    q = q / math.sqrt(d)
     on_prefix = q @ prefix_k.permute(1, 2, 0)  # [G, C Q R, P]
     on_self = q.view(n_groups, n, -1, d) @ k.permute(2, 0, 3, 1)  # [G, C, Q R, S]
     on_self = on_self.view(n_groups, n, n_q, shared, -1) + bias[:, :, None]

@@ -11,11 +11,10 @@ from eestudy import artifacts, latency, prompts, retriever, scorer
 from eestudy.artifacts import Run
 from eestudy.bench.setup import Setup
 from eestudy.config import KNOWN_PARTS, StudyConfig
+from eestudy.contest import UNPREPARED
 from eestudy.progress import progress
 from eestudy.scorer.requests import encode, write
 
-STAGES = ("retrieval", "prompt", "tokenisation", "scoring")
-UNPREPARED = "retrieval_from_all_ratings"  # beside the stages, not one of them
 NOTHING = np.zeros(0, dtype=np.int64)
 
 
@@ -130,7 +129,7 @@ def stage_times(
 
     Returns:
         Columns request (position among the test requests), n_candidates, stage, seconds: one row per request and
-        stage of `STAGES`, and one more, `UNPREPARED`: the retrieval where nothing but the table is held ready.
+        stage of `contest.STAGES`, and one more, `UNPREPARED`: the retrieval where nothing but the table is held ready.
     """
     shelf, requests = fill_shelf(setup.run), setup.requests["test"]
     chosen = np.random.default_rng(seed).permutation(len(requests))[:n_requests]
@@ -145,22 +144,3 @@ def stage_times(
             retriever.build_evidence(candidates, shelf.visible, shelf.similar, *_neighbours(setup.cfg))
         records += [(i, len(candidates), stage, taken) for stage, taken in seconds.items()]
     return pd.DataFrame(records, columns=["request", "n_candidates", "stage", "seconds"])
-
-
-def stage_shares(times: pd.DataFrame) -> pd.DataFrame:
-    """What each stage takes of a request.
-
-    Args:
-        times: from `stage_times`, whole or some of its requests.
-
-    Returns:
-        Columns stage, n (requests), latency_ms_p50, latency_ms_p95, share (of the seconds of all stages of all
-        requests): a row per stage, and last 'total'.
-    """
-    table = times.pivot(index="request", columns="stage", values="seconds")[list(STAGES)]  # [requests, stages]
-    table["total"] = table.sum(axis=1)
-    return pd.DataFrame({
-        "stage": table.columns, "n": len(table), "latency_ms_p50": 1000 * table.median().to_numpy(),
-        "latency_ms_p95": 1000 * table.quantile(0.95).to_numpy(),
-        "share": (table.sum() / table["total"].sum()).to_numpy(),
-    })  # fmt: skip

@@ -32,12 +32,13 @@ from eestudy.contest.results import (
     read,
     subject,
 )
+from eestudy.contest.stages import STAGES, UNPREPARED, stage_shares
 from eestudy.contest.traffic import Pool, at_settings, cost_under_load, ladder, make_pool, servers
 
 __all__ = [
-    "ALL_AT_ONCE", "EARLY_EXIT", "FULL_DEPTH", "LLAMA", "OURS_TRUNCATED", "PEAK", "PLAIN", "PREFIX_REUSE", "REDUCED",
-    "TRUNCATED", "WARM", "Bench", "Pool", "at_settings", "auc_against_full_depth", "best_of_ours", "contender_table",
-    "cost_under_load", "deciding_size", "entries", "exact_name", "fit_exponents", "headline_ratios", "in_words",
-    "ladder", "make_pool", "peak_fraction", "precision_of", "quality_table", "ratio", "read", "servers", "subject",
-    "suffix",
+    "ALL_AT_ONCE", "Bench", "EARLY_EXIT", "FULL_DEPTH", "LLAMA", "OURS_TRUNCATED", "PEAK", "PLAIN", "PREFIX_REUSE",
+    "Pool", "REDUCED", "STAGES", "TRUNCATED", "UNPREPARED", "WARM", "at_settings", "auc_against_full_depth",
+    "best_of_ours", "contender_table", "cost_under_load", "deciding_size", "entries", "exact_name", "fit_exponents",
+    "headline_ratios", "in_words", "ladder", "make_pool", "peak_fraction", "precision_of", "quality_table", "ratio",
+    "read", "servers", "stage_shares", "subject", "suffix",
 ]

@@ -13,7 +13,7 @@ from eestudy.backbone import BackboneError
 
 # The libraries prepare a product anew for every number of rows that they have not met (0.7 ms each on one processor,
 # more than a small product itself takes), so batches are rounded up to multiples of this.
-ROWS = 16
+ROWS = 8
 
 
 @dataclass(frozen=True)

@@ -112,15 +112,15 @@ def score(engine: Engine, requests: Sequence, rule: ExitRule, cache: PrefixCache
     flow = enter(fused, requests, trails)
     for depth, layer in enumerate(fused.layers[:exit_layers[exits[-1]]]):
         flow = join(fused, flow, trails, depth)
-        q, k, v = backbone.project(fused, layer, flow.hidden, flow.angles)
-        _note(flow, depth, k, v, trails, answers, keep=cache is not None)
+        qkv = backbone.project(fused, layer, flow.hidden, flow.angles)
+        _note(fused, flow, depth, qkv, trails, answers, keep=cache is not None)
         if depth in exit_at:
-            logits = _peek(engine, flow, (q, k, v), trails, depth, exit_at[depth])
+            logits = _peek(engine, flow, qkv, trails, depth, exit_at[depth])
             stays = _decide(engine, flow.batch.rows, logits, exit_at[depth], exits[-1], rule, answers)
             if not stays.any():
                 break
-            flow, (q, k, v) = without(flow, stays, q, k, v)
-        attended = attend(flow.batch, q, k, v, trails, depth)
+            flow, qkv = without(flow, stays, qkv)
+        attended = attend(fused, flow.batch, qkv, trails, depth)
         flow = replace(flow, hidden=backbone.finish(fused, layer, flow.hidden, attended))
     for request, trail in zip(requests, trails, strict=True):
         close_trail(cache, request, trail)
@@ -141,19 +141,19 @@ def _split(requests: Sequence, sheet: Scored) -> list[Scored]:
             for count, p, index, logits in zip(sheet.token_layers, *parts, strict=True)]  # fmt: skip
 
 
-def _note(flow: Flow, depth: int, k, v, trails: Sequence[Trail], answers: Scored, keep: bool) -> None:
+def _note(fused, flow: Flow, depth: int, qkv, trails: Sequence[Trail], answers: Scored, keep: bool) -> None:
     """Count each request's token-layers, and keep its prefix's keys and values."""
     for block in flow.batch.blocks:
         answers.token_layers[block.owner] += block.n_tokens
         if block.prefix_start is not None:
-            at = block.prefix
             answers.token_layers[block.owner] += block.n_prefix
-            note(trails[block.owner], depth, flow.hidden[at], k[at], v[at], keep)
+            _, k, v = backbone.split(fused, qkv[block.prefix])
+            note(trails[block.owner], depth, flow.hidden[block.prefix], k, v, keep)
 
 
 def _peek(engine: Engine, flow: Flow, qkv, trails: Sequence[Trail], depth: int, exit: int) -> np.ndarray:
     """One head's logits [candidates] after 0-based layer `depth`; the layer's other tokens stay uncomputed."""
-    attended = attend_answers(flow.batch, *qkv, trails, depth)  # [candidates, H d]
+    attended = attend_answers(engine.fused, flow.batch, qkv, trails, depth)  # [candidates, H d]
     n = len(attended)
     hidden, attended = (F.pad(x, (0, 0, 0, unused(n))) for x in (flow.hidden[flow.batch.answers], attended))
     state = backbone.finish(engine.fused, engine.fused.layers[depth], hidden, attended)[:n]  # [candidates, D]

@@ -21,7 +21,7 @@ class Flow:
 
     batch: Batch
     hidden: torch.Tensor  # [T, D]
-    angles: tuple[torch.Tensor, torch.Tensor]  # [T, 1, d] each, of the rotary embedding
+    angles: torch.Tensor  # [T, 1, d / 2] complex, of the rotary embedding
 
 
 def enter(fused: FusedBackbone, requests: Sequence, trails: Sequence[Trail]) -> Flow:
@@ -54,39 +54,36 @@ def _resume(fused: FusedBackbone, trail: Trail, depth: int) -> torch.Tensor:
     """The state [P, D] of a known prefix after 0-based layer `depth`, the last one whose keys and values it has."""
     hidden = trail.state.hidden
     angles = backbone.rotary(fused, torch.arange(len(hidden), device=hidden.device))
-    q, k, v = backbone.project(fused, fused.layers[depth], hidden, angles)
+    q, k, v = backbone.split(fused, backbone.project(fused, fused.layers[depth], hidden, angles))
     return backbone.finish(fused, fused.layers[depth], hidden, backbone.prefix_attention(q, k, v))
 
 
-def attend(batch: Batch, q, k, v, trails: Sequence[Trail], depth: int) -> torch.Tensor:
-    """Attention of every token in the batch: q [T, H, d], k and v [T, G, d] -> [T, H d]."""
-    attended = q.new_zeros(len(q), q.shape[1] * q.shape[2])
+def attend(fused: FusedBackbone, batch: Batch, qkv: torch.Tensor, trails: Sequence[Trail], depth: int) -> torch.Tensor:
+    """Attention of every token in the batch: qkv [T, H + 2 G, d] -> [T, H d]."""
+    attended = qkv.new_zeros(len(qkv), fused.n_heads * qkv.shape[2])
     for block in batch.blocks:
-        at = block.suffixes
-        own_q, own_k, own_v = (x[at][block.padded] for x in (q, k, v))  # [C, S, H | G, d]
-        out = backbone.suffix_attention(own_q, own_k, own_v, *trails[block.owner].keys_values[depth], block.causal)
-        attended[at] = out.flatten(0, 1)[block.packed]
+        q, k, v = backbone.split(fused, qkv[block.suffixes][block.padded])  # [C, S, H | G, d]
+        out = backbone.suffix_attention(q, k, v, *trails[block.owner].keys_values[depth], block.causal)
+        attended[block.suffixes] = out.flatten(0, 1)[block.packed]
         if block.prefix_start is not None:
-            attended[block.prefix] = backbone.prefix_attention(q[block.prefix], k[block.prefix], v[block.prefix])
+            attended[block.prefix] = backbone.prefix_attention(*backbone.split(fused, qkv[block.prefix]))
     return attended
 
 
-def attend_answers(batch: Batch, q, k, v, trails: Sequence[Trail], depth: int) -> torch.Tensor:
+def attend_answers(fused: FusedBackbone, batch: Batch, qkv, trails: Sequence[Trail], depth: int) -> torch.Tensor:
     """The same for the answer tokens only, candidate by candidate: [candidates, H d]."""
-    answers, attended, start = q[batch.answers][:, None], [], 0  # [candidates, 1, H, d]
+    answers, attended, start = qkv[batch.answers][:, None, :fused.n_heads], [], 0  # [candidates, 1, H, d]
     for block in batch.blocks:
-        own_q = answers[start:start + len(block.rows)]
-        own_k, own_v = (x[block.suffixes][block.padded] for x in (k, v))  # [C, S, G, d]
-        pair = trails[block.owner].keys_values[depth]
-        attended.append(backbone.suffix_attention(own_q, own_k, own_v, *pair, block.up_to_answer)[:, 0])
-        start += len(block.rows)
+        _, k, v = backbone.split(fused, qkv[block.suffixes][block.padded])  # [C, S, G, d]
+        pair, end = trails[block.owner].keys_values[depth], start + len(block.rows)
+        attended.append(backbone.suffix_attention(answers[start:end], k, v, *pair, block.up_to_answer)[:, 0])
+        start = end
     return torch.cat(attended)
 
 
-def without(flow: Flow, stays: np.ndarray, *per_token: torch.Tensor) -> tuple[Flow, tuple[torch.Tensor, ...]]:
-    """The flow, and other tensors [T, …], without the tokens of those that leave; `stays` [candidates]."""
+def without(flow: Flow, stays: np.ndarray, qkv: torch.Tensor) -> tuple[Flow, torch.Tensor]:
+    """The flow, and what was projected from it, without the tokens of those that leave; `stays` [candidates]."""
     if stays.all():
-        return flow, per_token
+        return flow, qkv
     kept, batch = drop(flow.batch, stays)
-    angles = tuple(x[kept] for x in flow.angles)
-    return replace(flow, batch=batch, hidden=flow.hidden[kept], angles=angles), tuple(x[kept] for x in per_token)
+    return replace(flow, batch=batch, hidden=flow.hidden[kept], angles=flow.angles[kept]), qkv[kept]
