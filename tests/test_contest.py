@@ -201,6 +201,7 @@ NAMES_AT_16 = {
     "throughput_ratio_best_vs_plain": 12 / 1.0, "throughput_ratio_full_depth_vs_hf_prefix_reuse": 4 / 3,
     "throughput_ratio_early_exit_vs_packed_full_depth": 3 / 1, "throughput_ratio_best_vs_llama_cpp": 8 / 1,
     "throughput_ratio_best_vs_best_truncated_rival": 1.5 / 1, "throughput_ratio_early_exit_vs_own_truncation": 1.5 / 1,
+    "throughput_ratio_best_vs_best_truncated_program": 2 / 1,
     "matmul_peak_fraction_full_depth": 2.4 / 3, "throughput_ratio_prefix_cache_16_candidates": 3 / 2,
 }  # fmt: skip
 
@@ -218,6 +219,21 @@ def test_the_headline_has_the_names_it_was_asked_for_and_known_values():
         assert found[name]["kind"] == "time" and found[name]["n"] == 3
     lost = found["auc_best_scorer_minus_full_depth"]
     assert lost["kind"] == "time" and lost["split"] == "test" and lost["value"] == 0 and lost["n"] == 300
+
+
+def test_the_steps_of_the_waterfall_multiply_to_the_whole():
+    race = made_race(jitter=0.3)
+    best = contest.EARLY_EXIT
+    found = contest.waterfall(race, best)
+    alone = contest.contender_table(race).set_index("contender")["alone_rps"]
+    assert found["times"].iloc[1:].prod() == pytest.approx(alone[best] / alone[contest.PLAIN])
+    assert found["contender"].iloc[[0, -1]].tolist() == [contest.PLAIN, best] and np.isnan(found["times"].iloc[0])
+
+
+def test_within_users_the_difference_is_that_of_the_metric():
+    ours, scores = made_scores()
+    found = contest.gauc_against_full_depth(ours, scores, CFG, contest.FULL_DEPTH)
+    assert found["value"] == 0 and found["ci95"] == (0, 0)
 
 
 def test_without_llama_its_ratio_is_absent():

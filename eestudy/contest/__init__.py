@@ -25,12 +25,15 @@ from eestudy.contest.results import (
     contender_table,
     deciding_size,
     entries,
+    gauc_against_full_depth,
     headline_ratios,
     peak_fraction,
     quality_table,
     ratio,
     read,
+    strongest_truncated,
     subject,
+    waterfall,
 )
 from eestudy.contest.stages import STAGES, UNPREPARED, stage_shares
 from eestudy.contest.traffic import Pool, at_settings, cost_under_load, ladder, make_pool, servers
@@ -39,6 +42,7 @@ __all__ = [
     "ALL_AT_ONCE", "Bench", "EARLY_EXIT", "FULL_DEPTH", "LLAMA", "OURS_TRUNCATED", "PEAK", "PLAIN", "PREFIX_REUSE",
     "Pool", "REDUCED", "STAGES", "TRUNCATED", "UNPREPARED", "WARM", "at_settings", "auc_against_full_depth",
     "best_of_ours", "contender_table", "cost_under_load", "deciding_size", "entries", "exact_name", "fit_exponents",
-    "headline_ratios", "in_words", "ladder", "make_pool", "peak_fraction", "precision_of", "quality_table", "ratio",
-    "read", "servers", "stage_shares", "subject", "suffix",
+    "gauc_against_full_depth", "headline_ratios", "in_words", "ladder", "make_pool", "peak_fraction",
+    "precision_of", "quality_table", "ratio", "read", "servers", "stage_shares", "strongest_truncated", "subject",
+    "suffix", "waterfall",
 ]

@@ -110,13 +110,30 @@ def ratio(race: pd.DataFrame, contender: str, against: str) -> dict:
     Single requests, one after the other, so that nobody wins by answering several at once.
 
     Returns:
-        value (ratio of the medians over repeats), ci95 (least and greatest ratio over repeats: with so few an
-        interval of theirs would pretend), n (repeats).
+        value (median over repeats, of logarithms), ci95 (the least and the greatest: with so few an interval of theirs
+        would pretend), n (repeats).
     """
     fast, slow = (one_by_one(race[race["contender"] == name]) for name in (contender, against))
     each = slow / fast
-    return {"value": float(np.median(slow) / np.median(fast)), "ci95": (float(each.min()), float(each.max())),
-            "n": len(each)}  # fmt: skip
+    value = float(np.exp(np.median(np.log(each))))
+    return {"value": value, "ci95": (float(each.min()), float(each.max())), "n": len(each)}
+
+
+def waterfall(race: pd.DataFrame, best: str) -> pd.DataFrame:
+    """What the fastest of ours owes to what, one step at a time, from the plain way on.
+
+    Args:
+        race: at one number of candidates.
+        best: from `best_of_ours`.
+
+    Returns:
+        Columns step, contender, alone_rps, times (the one before).
+    """
+    steps = {"one prompt a pair": PLAIN, "the prefix computed once": PREFIX_REUSE, "our engine": FULL_DEPTH,
+             "cut to the static depth of equal AUC": OURS_TRUNCATED, "the best of ours": best}  # fmt: skip
+    rate = contender_table(race).set_index("contender")["alone_rps"].loc[list(steps.values())].to_numpy()
+    return pd.DataFrame({"step": list(steps), "contender": list(steps.values()), "alone_rps": rate,
+                         "times": np.concatenate([[np.nan], rate[1:] / rate[:-1]])})  # fmt: skip
 
 
 def auc_against_full_depth(ours: pd.DataFrame, head_scores: pd.DataFrame, cfg: StudyConfig, part: str) -> pd.DataFrame:
@@ -144,6 +161,15 @@ def auc_against_full_depth(ours: pd.DataFrame, head_scores: pd.DataFrame, cfg: S
     return pd.DataFrame(lines)
 
 
+def gauc_against_full_depth(ours: pd.DataFrame, head_scores: pd.DataFrame, cfg: StudyConfig, name: str) -> dict:
+    """GAUC of one of ours minus that of exact full depth on the test rows: value, ci95 (over users), n."""
+    rows = head_scores.set_index("row")[["user_id", "label"]]
+    wide = ours[ours["part"] == "test"].pivot(index="row", columns="contender", values="p_yes")
+    label, user = rows.loc[wide.index, "label"].to_numpy(), rows.loc[wide.index, "user_id"].to_numpy()
+    return metrics.difference(label, wide[name].to_numpy(), wide[FULL_DEPTH].to_numpy(), user,
+                              cfg.policy.n_bootstrap, cfg.seed, "gauc")  # fmt: skip
+
+
 def deciding_size(race: pd.DataFrame) -> int:
     """The number of candidates on which the headline stands: 16, or the largest below."""
     return int(max(size for size in race["size"].unique() if size <= 16))
@@ -169,6 +195,13 @@ def rivals_of(race: pd.DataFrame, start: str, cut: bool) -> str:
     return table.loc[table[wanted]["alone_rps"].idxmax(), "contender"]
 
 
+def strongest_truncated(race: pd.DataFrame, ours_too: bool) -> str:
+    """The fastest contender that runs the model cut to the static depth; our exact engine among them, or not."""
+    rate = contender_table(race).set_index("contender")["alone_rps"]
+    wanted = [name for name in rate.index if TRUNCATED in name and not name.startswith(OURS_TRUNCATED)]
+    return rate.loc[[*wanted, *([OURS_TRUNCATED] if ours_too else [])]].idxmax()
+
+
 def headline_ratios(race: pd.DataFrame, best: str) -> dict[str, dict]:
     """The headline's ratios at one number of candidates; those against llama.cpp only where it raced.
 
@@ -178,14 +211,12 @@ def headline_ratios(race: pd.DataFrame, best: str) -> dict[str, dict]:
     """
     names = set(race["contender"])
     there = [start for start in (PREFIX_REUSE, LLAMA) if any(name.startswith(start) for name in names)]
-    truncated = [rivals_of(race, start, True) for start in there]
-    rate = contender_table(race).set_index("contender")["alone_rps"]
-    strongest = rate.loc[[*truncated, OURS_TRUNCATED]].idxmax()
     pairs = {
         "best_vs_plain": (best, PLAIN),
         "full_depth_vs_hf_prefix_reuse": (FULL_DEPTH, PREFIX_REUSE),
         "early_exit_vs_packed_full_depth": (EARLY_EXIT, FULL_DEPTH),
-        "best_vs_best_truncated_rival": (best, strongest),
+        "best_vs_best_truncated_rival": (best, strongest_truncated(race, True)),
+        "best_vs_best_truncated_program": (best, strongest_truncated(race, False)),  # of other people's
         "early_exit_vs_own_truncation": (EARLY_EXIT, OURS_TRUNCATED),
     }  # fmt: skip
     if LLAMA in there:

@@ -28,6 +28,7 @@ HEADLINE = (
     "throughput_ratio_early_exit_vs_packed_full_depth", "throughput_ratio_full_depth_vs_plain",
     "throughput_ratio_best_vs_plain", "throughput_ratio_full_depth_vs_hf_prefix_reuse",
     "throughput_ratio_best_vs_llama_cpp", "throughput_ratio_best_vs_best_truncated_rival",
+    "throughput_ratio_best_vs_best_truncated_program",
     "throughput_ratio_early_exit_vs_own_truncation",
     "throughput_ratio_prefix_cache_1_candidate", "throughput_ratio_prefix_cache_16_candidates",
     "matmul_peak_fraction_full_depth", "auc_best_scorer_minus_full_depth",
