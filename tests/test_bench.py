@@ -619,5 +619,5 @@ def test_exports_of_other_weights_are_not_used_again(own_setup):
 
 @pytest.mark.parametrize("words", [["--profile", "smoke"], ["--profile", "no-such-profile"]])
 def test_a_run_that_is_not_there_is_an_error_that_names_the_remedy(run, words):
-    with pytest.raises(SystemExit, match="error: .*(make reproduce|config.py)"):
+    with pytest.raises(SystemExit, match="error: .*(make reproduce|eestudy/config/)"):
         bench.main(words)

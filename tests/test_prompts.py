@@ -152,3 +152,11 @@ def test_hostile_titles_stay_inside_their_suffix():
 def test_modes_are_drawn_with_their_probability():
     drawn = prompts.draw_modes(30000, (0.5, 0.3, 0.2), np.random.default_rng(0))
     np.testing.assert_allclose(np.bincount(drawn) / 30000, (0.5, 0.3, 0.2), atol=0.02)
+
+
+def test_a_script_that_the_tokenizer_spells_out_is_refused():
+    frames = toys.frames()
+    three_bytes_a_letter = "映画のとても長い題名その"
+    frames["items"]["title"] = [f"{three_bytes_a_letter}{i}" for i in range(len(frames["items"]))]
+    with pytest.raises(prompts.PromptError, match="tokens a letter.*another backbone"):
+        prompts.build_prompts(toys.study(), frames, TOKENIZER)

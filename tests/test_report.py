@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eestudy import artifacts, config, metrics, report
-from eestudy.report import comparison, figures, headline, narrative, page, readme, reference, tables
+from eestudy.report import comparison, datasets, figures, headline, narrative, page, readme, reference, tables
 from eestudy.report.__main__ import main
-from eestudy.report.headline import reproduce_minutes
 from eestudy.report.judged import llm_scores, policy_scores, stack
 
 LAYERS = [2, 4, 6]
@@ -147,11 +146,11 @@ def built(tmp_path_factory):
 
 def test_training_that_was_found_done_is_charged_for(tmp_path):
     run = artifacts.Run(tmp_path, "ml-100k", "laptop", 0)
-    assert reproduce_minutes(run)["value"] is None
+    assert headline.reproduce_minutes(run)["value"] is None
     artifacts.write_table(run, "training.csv", pd.DataFrame({"step": [1, 2], "seconds": [100.0, 500.0]}))
     for scored, wanted in ((1200.0, 1260.0), (480.0, 540 + 600)):
         artifacts.write_json(run, "durations.json", {"01_data": 60.0, "05_exit_heads": scored})
-        assert reproduce_minutes(run)["value"] == pytest.approx(wanted / 60)
+        assert headline.reproduce_minutes(run)["value"] == pytest.approx(wanted / 60)
 
 
 # --- scores and tables ---
@@ -601,3 +600,24 @@ def test_readme_answer_says_no_more_than_the_intervals(built):
     assert text.count("no difference shown") == 3 and text.count("better") == 1 and text.count("worse") == 1
     assert "9.0 [8.0, 10.0] times" in text
     assert readme.readme_answer({"metrics": found[:3], "headline": {}}) == "Not all of it is measured yet."
+
+
+# --- all datasets ---
+
+
+def test_the_table_over_datasets_shows_every_reference(tmp_path):
+    def entry(name, value, split="test"):
+        return artifacts.metric(name, value, "AUC", ci95=(value - 0.01, value + 0.01), n=9, split=split)
+
+    measured = [entry("auc_full_depth_retrieval", 0.8), entry("auc_retrieval_gain", 0.1), entry("auc_early_exit", 0.79),
+                entry("auc_full_depth_retrieval", 0.1, split="validation")]  # fmt: skip
+    for name, items in (("b", measured), ("a", [])):
+        path = tmp_path / name / "laptop" / "metrics.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"dataset": name, "metrics": items}))
+    found = datasets.read_references(root=tmp_path)
+    lines = datasets.datasets_table(found).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| a", "| b"]
+    assert lines[2].count("not measured") == len(datasets.COLUMNS) - 1
+    assert "0.800 [0.790, 0.810]" in lines[3] and "+0.100 [" in lines[3] and " 0.100 [" not in lines[3]
+    assert all(line.count("|") == len(datasets.COLUMNS) + 1 for line in lines)

@@ -25,7 +25,8 @@ def toy(seed=0, per_user=10):
     time = np.concatenate([np.sort(rng.integers(0, 12, per_user)) for _ in range(N_USERS)])
     rating = rng.integers(1, 6, len(user)).astype(np.float32)
     frame = pd.DataFrame({"row": np.arange(len(user)), "user_id": user, "item_id": item, "rating": rating,
-                          "label": (rating >= 4).astype(np.int8), "timestamp": time})  # fmt: skip
+                          "label": (rating >= 4).astype(np.int8), "timestamp": time,
+                          "observed": True})  # fmt: skip
     part = np.array(["graph"] * 5 + ["label"] * 2 + ["validation"] + ["test"] * 2)[frame.groupby("user_id").cumcount()]
     part = np.where((part == "test") & (user == 0), "development", part)
     split = pd.DataFrame({"row": frame["row"], "split": part})

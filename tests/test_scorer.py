@@ -257,3 +257,20 @@ def test_dropping_candidates_equals_a_batch_made_without_them(seed, sizes):
         assert (one.start, one.prefix_start) == (two.start, two.prefix_start)
         assert one.lengths.tolist() == two.lengths.tolist()
     assert small.rows.tolist() == np.flatnonzero(stays).tolist()
+
+
+@pytest.mark.parametrize("exits", [(3, 1), (2, 2), (1, 4, 3)])
+def test_exits_that_do_not_ascend_are_refused(engine, exits):
+    with pytest.raises(backbone.BackboneError, match="must ascend"):
+        rule = scorer.ExitRule(scorer.never_exit, exits=exits)
+        scorer.score(engine, [random_request(np.random.default_rng(0), 3)], rule)
+
+
+def test_a_prefix_too_deep_for_the_budget_leaves_the_shallow_one(engine):
+    request, shallow = random_request(np.random.default_rng(1), 4), scorer.static_rule(0)
+    probe = scorer.PrefixCache(2**30)
+    scorer.score(engine, [request], shallow, probe)
+    small = scorer.PrefixCache(probe.n_bytes)
+    scorer.score(engine, [request], shallow, small)
+    scorer.score(engine, [request], scorer.static_rule(5), small)
+    assert len(small) == 1 and small.n_bytes == probe.n_bytes

@@ -95,7 +95,29 @@ def test_a_killed_training_ends_in_the_same_weights(run, finished, monkeypatch):
     for key in wanted:
         np.testing.assert_array_equal(found[key], wanted[key], err_msg=key)
     pd.testing.assert_frame_equal(log.drop(columns="seconds"), finished[1].drop(columns="seconds"))
-    assert not run.path(training.CHECKPOINT).exists()
+    assert not [path for path in run.root.iterdir() if path.name.startswith("checkpoint")]
+
+
+def test_a_kill_while_a_checkpoint_is_written_costs_only_the_steps_since_the_one_before(run, finished, monkeypatch):
+    requests, cfg = training.load_requests(run, TOKENIZER), toys.study()
+    real, started = training.loop._step, []
+
+    def dies(*args):
+        started.append(args[4])
+        if len(started) == 8:  # after the second checkpoint
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(training.loop, "_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(cfg, run, TOKENIZER, requests)
+    steps = {name: artifacts.read_meta(run, name)["step"] for name in training.CHECKPOINTS}
+    assert sorted(steps.values()) == [3, 6]
+    run.path(max(steps, key=steps.get)).write_bytes(b"half of it")
+    training.train(cfg, run, TOKENIZER, requests)
+    assert started[8] == 4
+    for name in (training.ADAPTER, training.HEADS):
+        assert artifacts.artifact_hash(run, name) == artifacts.artifact_hash(finished[0], name)
 
 
 def test_finished_training_is_not_repeated_and_stale_training_is(finished, monkeypatch):
@@ -119,12 +141,6 @@ def test_lost_training_log_or_weights_train_again(run):
     again = training.train(cfg, run, TOKENIZER, requests)
     pd.testing.assert_frame_equal(log.drop(columns="seconds"), again.drop(columns="seconds"))
     assert artifacts.artifact_hash(run, training.HEADS) == weights
-
-
-def test_every_process_has_a_request_in_every_step(run):
-    requests = training.load_requests(run, TOKENIZER)["label"][:7]
-    batches = training.make_batches(toys.study(), requests, n_processes=3)
-    assert [len(batch) for batch in batches] == [3, 3, 3]
 
 
 def test_scores_of_other_weights_are_made_again(finished):
@@ -177,6 +193,21 @@ def test_a_finished_chunk_is_kept_and_a_damaged_one_is_made_again(finished, monk
     pd.testing.assert_frame_equal(training.score_requests(run, engine_, requests, "again", "print"), first)
     monkeypatch.setattr(scorer, "score_all", None)  # would fail if it were called
     pd.testing.assert_frame_equal(training.score_requests(run, engine_, requests, "again", "print"), first)
+
+
+def test_chunks_depend_on_users_alone_and_keep_the_order_of_requests(finished, monkeypatch):
+    run, _ = finished
+    monkeypatch.setattr(training.scoring, "REQUESTS_PER_CHUNK", 2)
+    requests = training.load_requests(run, TOKENIZER)["label"]
+    owner = artifacts.read_table(run, "interactions.parquet").set_index("row")["user_id"]
+    assert all(set(owner[request.rows]) == {request.user} for request in requests)
+    chunks = list(training.scoring._chunks(requests, "users").values())
+    assert sorted(np.concatenate(chunks)) == list(range(len(requests)))
+    users = [{requests[i].user for i in index} for index in chunks]
+    assert sum(len(some) for some in users) == len(set.union(*users)) and len(users) > 3
+    table = training.score_requests(run, engine(training.load_scorable(toys.study(), run, TOKENIZER)), requests,
+                                    "users", "print")
+    np.testing.assert_array_equal(table["row"], np.concatenate([request.rows for request in requests]))
 
 
 def test_calibration_reads_the_selection_half_only(finished):

@@ -29,6 +29,7 @@ def frames(n_users=12, n_items=20, per_user=15, max_candidates=3, seed=0):
             rows.append((user, item, float(rating), int(rating >= 4), 1000 * position + user))
     table = pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "label", "timestamp"])
     table.insert(0, "row", range(len(table)))
+    table["observed"] = True
     position = table.groupby("user_id").cumcount()
     part = pd.cut(position, [-1, per_user * 0.6 - 1, per_user * 0.8 - 1, per_user * 0.9 - 1, per_user],
                   labels=["graph", "label", "validation", "test"]).astype(str)
@@ -77,3 +78,15 @@ def decoder_states(model, ids):
     for hook in hooks:
         hook.remove()
     return [state.reshape(len(ids), -1) for state in caught]
+
+
+def shop_files(n_users=40, n_items=30, per_user=20, seed=0):
+    """Good files of a made-up shop: 'ratings.csv' (user,item,stars,when) and 'items.csv' (item,name), as bytes."""
+    rng = np.random.default_rng(seed)
+    quality, rows = rng.normal(3.4, 1.0, n_items), ["user,item,stars,when"]
+    for user in range(n_users):
+        for place, item in enumerate(rng.permutation(n_items)[:per_user]):
+            stars = int(np.clip(round(quality[item] + rng.normal(0, 1)), 1, 5))
+            rows.append(f"u{user},i{item},{stars},{1000 * place + user}")
+    items = ["item,name", *(f"i{item},Thing {item}" for item in range(n_items))]
+    return {name: ("\n".join(lines) + "\n").encode() for name, lines in (("ratings.csv", rows), ("items.csv", items))}

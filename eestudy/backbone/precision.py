@@ -15,7 +15,7 @@ the input by a factor per channel and multiplies the weight by it: a quarter to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -65,12 +65,15 @@ def make_linear(
 
 
 def channel_sizes(x: torch.Tensor) -> torch.Tensor:
-    """How large each channel of a layer's input is, in units of its token's root mean square: [T, in] -> [in].
-
-    Sizes of several inputs of equally many tokens combine as the mean of their `SIZE_POWER`-th powers.
-    """
+    """How large each channel of a layer's input is, in units of its token's root mean square: [T, in] -> [in]."""
     x = x.float() / x.float().pow(2).mean(-1, keepdim=True).sqrt().clamp_min(TINY)
     return x.pow(SIZE_POWER).mean(0).pow(1 / SIZE_POWER)
+
+
+def combine_sizes(parts: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    """The channel sizes [in] of several inputs taken together, from each one's number of tokens and sizes."""
+    total = sum(n for n, _ in parts)
+    return sum(n / total * sizes.pow(SIZE_POWER) for n, sizes in parts).pow(1 / SIZE_POWER)
 
 
 def _hindrance(precision: str, device: str) -> str | None:

@@ -83,7 +83,7 @@ def put_question(shelf: Shelf, candidates: pd.DataFrame, evidence: pd.DataFrame,
     known = shelf.visible.iloc[shelf.of_user.get(user, NOTHING)]
     known = known[known["timestamp"] < when]
     return scorer.Question(
-        user, prompts.known_profile(shelf.users.loc[user], known, cfg.data.item_noun),
+        user, prompts.known_profile(shelf.users.loc[user], known, cfg.data.item_noun, cfg.data.has_stars),
         list(zip(shelf.titles[known["item_id"]], known["rating"], strict=True)),
         list(shelf.titles[candidates["item_id"]]), evidence["others"].tolist(), evidence["own"].tolist(),
     )  # fmt: skip

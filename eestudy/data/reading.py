@@ -178,9 +178,6 @@ def parse_ml_100k(contents: dict[str, bytes], data: DataConfig) -> dict[str, pd.
     return {"interactions": interactions, "users": users, "items": items, "quarantine": quarantine}
 
 
-ADAPTERS = {"ml-100k": read_ml_100k}
-
-
 def quarantine_summary(quarantine: pd.DataFrame, n_examples: int = 5) -> list[dict]:
     """Per file and reason: how many rows, the first few line numbers, the remedy; [] where nothing is wrong."""
     groups = quarantine.groupby(["file", "reason", "remedy"], sort=True)["row"]

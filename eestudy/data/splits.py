@@ -1,6 +1,7 @@
 """Labels, splits, requests and samples: pure functions of ids and times, none of them looks at file order.
 
-Time decides; rows of one second are ordered by a hash of their user and item ids.
+Time decides; rows of one second are ordered by a hash of their user and item ids. Where a dataset has no clock
+(all timestamps are 0) the hash alone decides: a seeded split within each user.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import pandas as pd
 from eestudy.config import SPLITS, DataConfig
 
 SPLIT_SEED = 0  # the split, its halves and the rows judged are the same for every seed of a study
+FOREVER = 2**40  # a request's time (s) where times of different users cannot be compared: later than any timestamp
 
 
 def mix(*keys) -> np.ndarray:
@@ -38,6 +40,17 @@ def label_clicks(rating, min_click_rating: float) -> np.ndarray:
     return (np.asarray(rating) >= min_click_rating).astype(np.int8)
 
 
+def label_above_own_median(interactions: pd.DataFrame, split) -> np.ndarray:
+    """1 where the rating is above the median of its user's ratings in the graph part, else 0; int8 [n].
+
+    Whoever has no rating there is held to the median of all. A rating of the graph part is among those that its
+    median is taken from; later ones are not.
+    """
+    graph = interactions[np.asarray(split) == "graph"]
+    median = interactions["user_id"].map(graph.groupby("user_id")["rating"].median())
+    return (interactions["rating"] > median.fillna(graph["rating"].median())).to_numpy().astype(np.int8)
+
+
 def part_ends(n_rows, fractions) -> np.ndarray:
     """Where the parts of users with `n_rows` rows end.
 
@@ -55,6 +68,12 @@ def part_ends(n_rows, fractions) -> np.ndarray:
         raise ValueError(f"split fractions must be at least 0 and sum to 1, not {tuple(fractions)}")
     shares = np.asarray(n_rows)[:, None] * np.cumsum(fractions)
     return np.floor(np.round(shares, 6) + 0.5).astype(np.int64)
+
+
+def last_three_ends(n_rows) -> np.ndarray:
+    """As `part_ends`, one row each for label, validation and test, the rest for the graph; the earlier parts first."""
+    n_rows, place = np.asarray(n_rows)[:, None], np.arange(4)
+    return np.maximum(n_rows - 3 + place, np.minimum(n_rows, place + 1)).astype(np.int64)
 
 
 def time_order(interactions: pd.DataFrame, seed: int = SPLIT_SEED, within_user: bool = True) -> np.ndarray:
@@ -76,7 +95,7 @@ def split_by_time(interactions: pd.DataFrame, fractions, seed: int = SPLIT_SEED)
 
     Args:
         interactions: user_id, item_id, timestamp (s), any order.
-        fractions: shares of graph, label, validation, test.
+        fractions: shares of graph, label, validation, test; None: the last three rows, see `last_three_ends`.
         seed: decides between rows of one user and one second.
 
     Returns:
@@ -85,7 +104,7 @@ def split_by_time(interactions: pd.DataFrame, fractions, seed: int = SPLIT_SEED)
     order = time_order(interactions, seed)
     user_id = interactions["user_id"].to_numpy()[order]
     _, inverse, counts = np.unique(user_id, return_inverse=True, return_counts=True)
-    ends = part_ends(counts, fractions)[inverse]  # [n, 4]
+    ends = (last_three_ends(counts) if fractions is None else part_ends(counts, fractions))[inverse]  # [n, 4]
     part = (position_in_group(user_id)[:, None] >= ends[:, :-1]).sum(axis=1)
     split = np.empty(len(interactions), dtype=object)
     split[order] = np.array(SPLITS[:4], dtype=object)[part]
@@ -125,8 +144,12 @@ def assign_halves(user_id, split, seed: int = SPLIT_SEED) -> np.ndarray:
     return half
 
 
-def make_requests(interactions: pd.DataFrame, split, max_candidates: int, seed: int = SPLIT_SEED) -> pd.DataFrame:
+def make_requests(
+    interactions: pd.DataFrame, split, max_candidates: int, seed: int = SPLIT_SEED, one_clock: bool = True
+) -> pd.DataFrame:
     """Group rows into requests: up to `max_candidates` consecutive rows of one user in one part.
+
+    Without one clock for all users a request's time is `FOREVER`: what it may know is decided by the parts alone.
 
     Returns:
         request_id (int64, -1 on graph rows) and request_timestamp (int64 s: the earliest candidate's; -1 on graph
@@ -142,7 +165,8 @@ def make_requests(interactions: pd.DataFrame, split, max_candidates: int, seed: 
     request_timestamp = request_id.copy()
     timestamp = interactions["timestamp"].to_numpy()[order]
     request_id[order] = request
-    request_timestamp[order] = timestamp[is_first][request]  # rows are in time order: the first is the earliest
+    # rows are in time order: the first is the earliest
+    request_timestamp[order] = timestamp[is_first][request] if one_clock else FOREVER
     return pd.DataFrame({"request_id": request_id, "request_timestamp": request_timestamp})
 
 
@@ -199,20 +223,25 @@ def sample_judged(split: pd.DataFrame, user_id, data: DataConfig, seed: int) -> 
     return is_judged
 
 
-def split_frame(interactions: pd.DataFrame, is_development_user, data: DataConfig, seed: int) -> pd.DataFrame:
+def name_parts(interactions: pd.DataFrame, is_development_user, data: DataConfig) -> np.ndarray:
+    """The part of every row: object [n]. Arguments as for `split_frame`."""
+    split = split_by_time(interactions, data.split_fractions if data.split_rule == "fractions" else None)
+    split[(split == "test") & np.asarray(is_development_user)[interactions["user_id"].to_numpy()]] = "development"
+    return split
+
+
+def split_frame(interactions: pd.DataFrame, split, data: DataConfig, seed: int) -> pd.DataFrame:
     """The `split` artifact: row, split, half, request_id, request_timestamp, judged.
 
     Args:
         interactions: row, user_id, item_id, timestamp.
-        is_development_user: bool [U]; their last part is named "development" and never judged.
-        data: fractions, request size, numbers of rows.
+        split: [n] from `name_parts`; development rows are never judged.
+        data: clock, request size, numbers of rows.
         seed: of the run.
     """
     user_id = interactions["user_id"].to_numpy()
-    split = split_by_time(interactions, data.split_fractions)
-    split[(split == "test") & np.asarray(is_development_user)[user_id]] = "development"
     frame = pd.DataFrame({"row": interactions["row"], "split": split, "half": assign_halves(user_id, split)})
-    requests = make_requests(interactions, split, data.max_candidates)
+    requests = make_requests(interactions, split, data.max_candidates, one_clock=data.clock == "time")
     frame = pd.concat([frame, requests.set_index(frame.index)], axis=1)
     frame["judged"] = sample_judged(frame, user_id, data, seed)
     return frame

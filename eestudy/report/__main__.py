@@ -11,6 +11,7 @@ import pandas as pd
 from eestudy import artifacts, config
 from eestudy.report import reference
 from eestudy.report.comparison import compare, seed_deviation
+from eestudy.report.datasets import read_references
 from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import ReportError
 from eestudy.report.narrative import summary
@@ -48,7 +49,8 @@ def deviation(run: artifacts.Run, seeds: list[int]) -> int:
 
 def write_readme(run: artifacts.Run) -> None:
     """Render the README's table and expectation anew from the reference of the run's dataset and profile."""
-    text = render_readme(README.read_text(), reference.read(run.dataset, run.profile)[0])
+    shown = reference.read(run.dataset, run.profile)[0]
+    text = render_readme(README.read_text(), shown, read_references(run.profile))
     artifacts.write_atomic(README, text.encode())
 
 
@@ -71,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
             return deviation(run, given.seeds)
         if given.command == "reference":
             print(f"reference written to {reference.make(run, cfg)}")
-            if (run.dataset, run.profile) == README_RUN:
-                write_readme(run)
+            if run.profile == README_RUN[1]:
+                write_readme(artifacts.Run(run.root, *README_RUN, run.seed))
         elif given.command == "summary":
             print(summary(artifacts.read_json(run, "metrics.json")))
         else:  # the README shows the committed reference, not a run

@@ -199,7 +199,8 @@ def build_metrics(run: artifacts.Run, cfg: StudyConfig) -> dict:
     merged = [*merge_metrics(parts), reproduce_minutes(run)]
     choices = artifacts.read_json(run, "choices.json") if artifacts.artifact_hash(run, "choices.json") else {}
     return {
-        "schema_version": SCHEMA_VERSION, "dataset": run.dataset, "profile": run.profile, "seed": run.seed,
+        "schema_version": SCHEMA_VERSION, "dataset": artifacts.study_name(run.dataset),
+        "profile": run.profile, "seed": run.seed,
         "backbone": cfg.backbone.source, "source_hash": source_hash(), "hashes": input_hashes(run),
         "choices": choices, "not_measured": [number for number in NOTEBOOKS if number not in parts],
         "metrics": merged, "headline": headline(merged),

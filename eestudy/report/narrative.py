@@ -160,9 +160,9 @@ def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tu
     shown = tradeoff.loc[tradeoff["kind"] != "sweep", columns]
     blocks = [
         ("heading", 1, "How much computation does early exit save, at what cost in accuracy?"),
-        ("text", f"Dataset {run.dataset}, profile {run.profile}, seed {run.seed}, backbone {metrics['backbone']}, "
-                 f"source {metrics['source_hash'][:12]}. Rendered from metrics.json; intervals are 95 % percentiles of "
-                 "a paired bootstrap over users."),
+        ("text", f"Dataset {artifacts.study_name(run.dataset)}, profile {run.profile}, seed {run.seed}, "
+                 f"backbone {metrics['backbone']}, source {metrics['source_hash'][:12]}. Rendered from metrics.json; "
+                 "intervals are 95 % percentiles of a paired bootstrap over users."),
         ("heading", 2, "Findings"), ("list", findings(metrics)),
     ]  # fmt: skip
     if metrics["not_measured"]:

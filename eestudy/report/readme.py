@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from eestudy.report.datasets import datasets_table
 from eestudy.report.narrative import number, with_interval
 
 RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_truncated_program",
@@ -70,10 +73,16 @@ def readme_answer(metrics: dict) -> str:
     )
 
 
-def render_readme(text: str, metrics: dict) -> str:
-    """The README with what stands between its markers rendered anew from `metrics.json`."""
+def render_readme(text: str, metrics: dict, references: Sequence[dict] = ()) -> str:
+    """The README with what stands between its markers rendered anew.
+
+    Args:
+        text: the README.
+        metrics: the `metrics.json` that it tells.
+        references: those of all datasets, for the table over datasets.
+    """
     blocks = {"answer": readme_answer(metrics), "results": "\n" + readme_table(metrics),
-              "expect": readme_expectation(metrics)}
+              "expect": readme_expectation(metrics), "datasets": "\n" + datasets_table(references or [metrics])}
     for name, content in blocks.items():
         start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
         head, found, rest = text.partition(start)

@@ -32,7 +32,7 @@ LEFT_OUT = "[left out of the reference: the number of rows with titles is limite
 
 def folder(dataset: str, profile: str, base: Path = BASE) -> Path:
     """Where the reference of a dataset and profile lies."""
-    return base / dataset / profile
+    return base / artifacts.study_name(dataset) / profile
 
 
 def read(dataset: str, profile: str, base: Path = BASE) -> tuple[dict, dict[str, float]]:

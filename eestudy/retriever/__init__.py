@@ -9,7 +9,7 @@ from eestudy.retriever.evidence import (
     split_evidence,
     vector_similarity,
 )
-from eestudy.retriever.evidence_models import FEATURES, evidence_model_scores
+from eestudy.retriever.evidence_models import FEATURES, MATCH_FEATURES, evidence_model_scores
 from eestudy.retriever.graph import (
     bipartite_edges,
     graph_interactions,
@@ -18,11 +18,12 @@ from eestudy.retriever.graph import (
     rank_items,
     train_lightgcn,
 )
+from eestudy.retriever.matches import match_evidence, split_matches
 from eestudy.retriever.search import build_index, lookup_times, neighbors, search
 
 __all__ = [
-    "FEATURES", "Retriever", "bipartite_edges", "build_evidence", "build_index", "evidence_model_scores",
-    "graph_interactions", "graph_retriever", "lookup_times", "make_model", "neighbors", "propagation_matrix",
-    "rank_items", "rating_matrix", "rival_retrievers", "search", "split_evidence", "train_lightgcn",
-    "vector_similarity",
+    "FEATURES", "MATCH_FEATURES", "Retriever", "bipartite_edges", "build_evidence", "build_index",
+    "evidence_model_scores", "graph_interactions", "graph_retriever", "lookup_times", "make_model",
+    "match_evidence", "neighbors", "propagation_matrix", "rank_items", "rating_matrix", "rival_retrievers",
+    "search", "split_evidence", "split_matches", "train_lightgcn", "vector_similarity",
 ]  # fmt: skip

@@ -22,20 +22,22 @@ Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (left ids [P], ri
 
 @dataclass(frozen=True)
 class Retriever:
-    """A name and two functions that score pairs of ids, larger = more similar."""
+    """A name and functions that score pairs of ids, larger = more similar."""
 
     name: str
     user_similarity: Similarity
     item_similarity: Similarity
+    match: Similarity | None = None  # (user ids, item ids), where users and items lie in one space
 
 
-def vector_similarity(vectors: np.ndarray) -> Similarity:
-    """Cosine between rows. Args: vectors [N, D]. Returns: a `Similarity`."""
+def vector_similarity(vectors: np.ndarray, others: np.ndarray | None = None) -> Similarity:
+    """Cosine between rows. Args: vectors [N, D]; the right ones' [M, D], None: the same. Returns: a `Similarity`."""
     unit = normalise(vectors)  # [N, D]
+    other = unit if others is None else normalise(others)  # [M, D]
 
     def similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         parts = np.array_split(np.arange(len(left)), max(1, len(left) // 100_000))
-        return np.concatenate([np.einsum("pd,pd->p", unit[left[part]], unit[right[part]]) for part in parts])
+        return np.concatenate([np.einsum("pd,pd->p", unit[left[part]], other[right[part]]) for part in parts])
 
     return similarity
 
@@ -55,27 +57,32 @@ def _table_similarity(vectors: np.ndarray) -> Similarity:
 
 def graph_retriever(user_emb: np.ndarray, item_emb: np.ndarray) -> Retriever:
     """Cosine of graph embeddings. Args: [U, D] and [I, D]. Source: the paper's retrieval, users' side."""
-    return Retriever("graph", vector_similarity(user_emb), vector_similarity(item_emb))
+    return Retriever("graph", vector_similarity(user_emb), vector_similarity(item_emb),
+                     vector_similarity(user_emb, item_emb))  # fmt: skip
 
 
-def rival_retrievers(allowed: pd.DataFrame, n_users: int, n_items: int, seed: int) -> list[Retriever]:
-    """What the graph has to beat: anyone, the most active, cosine on the rating vectors.
+def rival_retrievers(
+    allowed: pd.DataFrame, n_users: int, n_items: int, seed: int, stars: bool = True
+) -> list[Retriever]:  # fmt: skip
+    """What the graph has to beat: anyone, the most active, cosine on the rating vectors (where there are any).
 
     Args:
         allowed: the interactions the graph was built from: user_id, item_id, rating.
         n_users: U.
         n_items: I.
         seed: of the random retriever.
+        stars: whether the dataset has any.
     """
     rng = np.random.default_rng(seed)
-    random = [vector_similarity(rng.standard_normal((n, 16))) for n in (n_users, n_items)]
+    vectors = [rng.standard_normal((n, 16)) for n in (n_users, n_items)]
+    random = Retriever("random", *map(vector_similarity, vectors), vector_similarity(*vectors))
     counts = [np.bincount(allowed[key], minlength=n) for key, n in (("user_id", n_users), ("item_id", n_items))]
-    ratings = rating_matrix(allowed, n_users, n_items)
-    return [
-        Retriever("random", *random),
-        Retriever("most active", *[(lambda left, right, count=count: count[right]) for count in counts]),
-        Retriever("cosine on ratings", _table_similarity(ratings), _table_similarity(ratings.T)),
-    ]
+    by_count = [(lambda left, right, count=count: count[right]) for count in counts]
+    rivals = [random, Retriever("most active", *by_count, by_count[1])]
+    if stars:
+        ratings = rating_matrix(allowed, n_users, n_items)
+        rivals.append(Retriever("cosine on ratings", _table_similarity(ratings), _table_similarity(ratings.T)))
+    return rivals
 
 
 @dataclass(frozen=True)
@@ -125,11 +132,18 @@ def _nearest(group: _Grouped, query: np.ndarray, similarity: Similarity, k: int)
         row = np.repeat(np.arange(len(part)), n)  # [P]
         at = np.arange(n.sum()) - np.repeat(first, n) + np.repeat(group.start[part], n)  # [P] into the slices
         score = similarity(query[part][row], group.other[at])  # [P]
-        order = np.lexsort((group.other[at], -score, row))
-        rank = np.arange(len(row)) - first[row]  # rows are contiguous before and after the sort
-        kept = order[rank < k]
-        found += np.split(group.rating[at[kept]], np.cumsum(np.minimum(n, k)))[:-1]
+        for low, start, size in zip(group.start[part], first, n, strict=True):
+            kept = _best(score[start:start + size], group.other[low:low + size], k)
+            found.append(group.rating[low + kept])
     return found
+
+
+def _best(score: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k largest scores, the largest first; ties: smaller id."""
+    kept = np.arange(len(score))
+    if len(score) > k:  # without this step, sorting long lists takes most of the time
+        kept = np.flatnonzero(score >= np.partition(score, -k)[-k])
+    return kept[np.lexsort((ids[kept], -score[kept]))[:k]]
 
 
 def _means(lists: list[np.ndarray]) -> np.ndarray:
@@ -197,7 +211,7 @@ def split_evidence(
     part (80 %) through one trained on both: a training prompt is no better informed than a test prompt.
 
     Args:
-        interactions: row, user_id, item_id, rating, timestamp.
+        interactions: row, user_id, item_id, rating, timestamp, observed.
         split: row, split, request_timestamp.
         retriever_label: trained on the graph part.
         retriever_final: trained on graph and label part.
@@ -210,10 +224,11 @@ def split_evidence(
     frame = interactions.merge(split[["row", "split", "request_timestamp"]], on="row", validate="one_to_one")
     part = frame["split"]
     graph, label = frame[part == "graph"], frame[part == "label"]
+    seen = pd.concat([graph, label[label["observed"]]])
     later = frame[part.isin(["validation", "test", "development"])]
     k = (n_similar_users, n_similar_items)
     parts = [
         build_evidence(label, graph, retriever_label, *k),
-        build_evidence(later, pd.concat([graph, label]), retriever_final, *k),
+        build_evidence(later, seen, retriever_final, *k),
     ]
     return pd.concat(parts).sort_values("row").reset_index(drop=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
@@ -11,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 FEATURES = ("user_mean", "others_mean", "own_mean")  # stars; each is printed in the prompt with evidence
+MATCH_FEATURES = ("n_user", "others_mean", "own_mean")  # the same without stars: rows, similarity, similarity
 
 
 def make_models(seed: int) -> dict:
@@ -28,14 +31,17 @@ def make_models(seed: int) -> dict:
     return {"logistic_evidence": logistic, "boosted_evidence": boosted}
 
 
-def evidence_model_scores(train: pd.DataFrame, judged: pd.DataFrame, seed: int, suffix: str = "") -> pd.DataFrame:
+def evidence_model_scores(
+    train: pd.DataFrame, judged: pd.DataFrame, seed: int, suffix: str = "", features: Sequence[str] = FEATURES
+) -> pd.DataFrame:
     """Fit both models on label rows and score other rows.
 
     Args:
-        train: FEATURES (stars, NaN where missing) and label of the rows to learn from.
-        judged: row and FEATURES of the N rows to score.
+        train: the features (NaN where missing) and label of the rows to learn from.
+        judged: row and the features of the N rows to score.
         seed: of the boosted trees.
         suffix: appended to the columns' names.
+        features: three columns, of which more can only speak for a click.
 
     Returns:
         N rows: row, logistic_evidence and boosted_evidence, p of a click in (0, 1).
@@ -45,7 +51,7 @@ def evidence_model_scores(train: pd.DataFrame, judged: pd.DataFrame, seed: int, 
     """
     if train["label"].nunique() < 2:
         raise ValueError("the label rows hold one class only; raise data.n_label_rows so that both occur")
-    columns = list(FEATURES)
+    columns = list(features)
     empty = [column for column in columns if train[column].isna().all()]
     if empty:
         raise ValueError(f"no label row has {', '.join(empty)}: the graph part is too small")

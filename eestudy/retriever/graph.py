@@ -6,7 +6,9 @@ One graph, two uses: its user vectors say who is similar to whom, its item vecto
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,9 @@ from torch_geometric.nn import LightGCN
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from eestudy.progress import progress
+
+MAX_STEPS = 32  # of an epoch
+FEW_EDGES = 500_000  # up to so many, one thread multiplies; see `_multiply`
 
 
 def bipartite_edges(user_id: np.ndarray, item_id: np.ndarray, n_users: int) -> torch.Tensor:
@@ -71,33 +76,102 @@ def sample_negatives(
         [B] int64 item ids.
     """
     item_id = rng.integers(n_items, size=len(user_id))
+    asked = np.arange(len(user_id))  # positions whose draw has not been looked at
     for _ in range(tries):
-        key = user_id * n_items + item_id
-        at = np.minimum(np.searchsorted(known, key), len(known) - 1)
-        taken = np.flatnonzero(known[at] == key)
-        if len(taken) == 0:
+        key = user_id[asked] * n_items + item_id[asked]
+        order = np.argsort(key)  # in order they are found without jumping about in `known`
+        at = np.minimum(np.searchsorted(known, key[order]), len(known) - 1)
+        asked = asked[np.sort(order[known[at] == key[order]])]
+        if len(asked) == 0:
             break
-        item_id[taken] = rng.integers(n_items, size=len(taken))
+        item_id[asked] = rng.integers(n_items, size=len(asked))
     return item_id
+
+
+@contextmanager
+def _threads(n_threads: int):
+    """That many threads inside, as many as there were afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
 def _deterministic(seed: int):
     """Seeded torch, deterministic kernels and one thread inside, everything as it was afterwards.
 
-    One thread, because the products are small: a second one gains little on an idle machine and costs a factor
-    where the cores are shared.
+    One thread, because sums over a batch depend on how they are shared out, and because in small graphs a second one
+    gains little on an idle machine and costs a factor where the cores are shared.
     """
-    before, n_threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[]), _threads(1):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
-        torch.set_num_threads(1)
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before)
-            torch.set_num_threads(n_threads)
+
+
+def _row_parts(matrix: torch.Tensor, n_users: int) -> list[torch.Tensor]:
+    """The matrix, of a graph with more than `FEW_EDGES` edges the users' rows and the items' rows apart.
+
+    Items' rows gather from the longer table and take longer: together, the thread with more of them would be late.
+    """
+    crow, column, value = matrix.crow_indices(), matrix.col_indices(), matrix.values()
+    if len(value) <= 2 * FEW_EDGES:
+        return [matrix]
+    parts = ((crow[: n_users + 1], slice(int(crow[n_users]))), (crow[n_users:], slice(int(crow[n_users]), None)))
+    with torch.sparse.check_sparse_tensor_invariants(False):  # rows of a matrix that has been checked
+        return [
+            torch.sparse_csr_tensor(rows - rows[0], column[cut], value[cut], (len(rows) - 1, len(crow) - 1))
+            for rows, cut in parts
+        ]
+
+
+def _multiply(parts: list[torch.Tensor], n_threads: int, x: torch.Tensor) -> torch.Tensor:
+    """The matrix, in `_row_parts`, times x [U + I, D]: the same bits with any number of threads.
+
+    Large graphs get `n_threads`, and torch's own kernel, which shares out whole rows and is the faster one there;
+    small ones get one thread and the product of MKL.
+    """
+    if len(parts) == 1:
+        return parts[0] @ x
+    with _threads(n_threads):
+        return torch.cat([torch.sparse.mm(part, x, "sum") for part in parts])
+
+
+def _multiplication(edges: np.ndarray, n_users: int, n_items: int):
+    """`_multiply` by the matrix of the edges [2, M], with as many threads as torch has now."""
+    matrix = propagation_matrix(bipartite_edges(*edges, n_users), n_users + n_items)
+    return partial(_multiply, _row_parts(matrix, n_users), torch.get_num_threads())
+
+
+class _Layer(torch.autograd.Function):
+    """One propagation step. The matrix is symmetric: the gradient takes the same step, where torch by itself would
+    sort the non-zeros anew in every backward pass to transpose it."""
+
+    @staticmethod
+    def forward(ctx, x, multiply):
+        ctx.multiply = multiply
+        return multiply(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.multiply(gradient), None
+
+
+def _embed(model: LightGCN, multiply) -> torch.Tensor:
+    """`model.get_embedding` with `_Layer` as its step: [U + I, D]."""
+    x = model.embedding.weight
+    out = x * model.alpha[0]
+    for weight in model.alpha[1:]:
+        x = _Layer.apply(x, multiply)
+        out = out + x * weight
+    return out
 
 
 def make_model(n_users: int, n_items: int, embedding_dim: int, n_layers: int) -> LightGCN:
@@ -114,17 +188,20 @@ def make_model(n_users: int, n_items: int, embedding_dim: int, n_layers: int) ->
 def train_lightgcn(
     user_id: np.ndarray, item_id: np.ndarray, n_users: int, n_items: int, *, embedding_dim: int = 64,
     n_layers: int = 2, epochs: int = 30, batch_size: int = 4096, lr: float = 0.01, lambda_reg: float = 1e-4,
-    seed: int = 0,
+    seed: int = 0, max_steps: int = MAX_STEPS, after_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:  # fmt: skip
     """Train LightGCN on the edges by BPR: an item the user has an edge to should score above one without.
+
+    Every step propagates over the whole graph: batches grow with it, so that the cost grows with the edges only.
 
     Args:
         user_id, item_id: [M] int, the edges, in [0, n_users) and [0, n_items).
         n_users, n_items: U and I, with or without edges.
         embedding_dim, n_layers: D, and the propagation steps.
-        epochs, batch_size: passes over the M edges; edges per step, each with one sampled negative.
+        epochs, batch_size: passes over the M edges; edges per step at least, each with one sampled negative.
         lr, lambda_reg: Adam's learning rate; weight of the L2 penalty on the batch's embeddings.
-        seed: of initial values, order and negatives.
+        seed, max_steps: of initial values, order and negatives; steps of an epoch, at most.
+        after_epoch: called with the number (from 0) and the mean loss of each epoch that is done.
 
     Returns:
         user_emb [U, D] and item_emb [I, D] float32, mean over layers 0..n_layers; mean BPR loss per epoch.
@@ -132,44 +209,60 @@ def train_lightgcn(
     Raises:
         ValueError: no edges.
 
-    Source: He et al. 2020 (model); Rendle et al. 2009 (BPR), both as in `torch_geometric.nn.LightGCN`.
+    Source: He et al. 2020; Rendle et al. 2009 (BPR), as in `torch_geometric.nn.LightGCN`.
     """
     if len(user_id) == 0:
         raise ValueError("a graph needs at least one edge: no interaction passed the filter")
-    edges = np.stack([user_id, item_id]).astype(np.int64)  # [2, M]
-    matrix = propagation_matrix(bipartite_edges(*edges, n_users), n_users + n_items)
-    rng = np.random.default_rng(seed)
+    edges, rng, losses = np.stack([user_id, item_id]).astype(np.int64), np.random.default_rng(seed), []  # [2, M]
+    multiply, size = _multiplication(edges, n_users, n_items), max(batch_size, -(-edges.shape[1] // max_steps))
     with _deterministic(seed):
         model = make_model(n_users, n_items, embedding_dim, n_layers)
         optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-        losses = [_epoch(model, optimizer, matrix, edges, (n_users, n_items), batch_size, lambda_reg, rng)
-                  for _ in progress(range(epochs), "LightGCN", unit="epoch")]  # fmt: skip
+        draw = _sampler(edges, n_users, n_items, size, rng)
+        for epoch in progress(range(epochs), "LightGCN", unit="epoch"):
+            losses.append(_epoch(model, optimizer, multiply, draw(), lambda_reg))
+            after_epoch(epoch, losses[-1])
         with torch.no_grad():
-            embedding = model.get_embedding(matrix).numpy()  # [U + I, D]
+            embedding = _embed(model, multiply).numpy()  # [U + I, D]
     return embedding[:n_users].copy(), embedding[n_users:].copy(), losses
 
 
-def _epoch(model, optimizer, matrix, edges, shape, batch_size, lambda_reg, rng) -> float:
-    """One pass over the edges [2, M] in random order; the mean loss over them."""
-    n_users, n_items = shape
+def _sampler(edges: np.ndarray, n_users: int, n_items: int, size: int, rng: np.random.Generator):
+    """A function that goes over the edges [2, M] in a new random order, `size` at a time.
+
+    It yields three arrays of nodes [B]: users, their items, and items they have no edge to.
+    """
     known = np.sort(edges[0] * n_items + edges[1])  # [M]
-    order, total = rng.permutation(edges.shape[1]), 0.0
-    for start in range(0, len(order), batch_size):
-        user, item = edges[:, order[start : start + batch_size]]  # [B] each
-        negative = sample_negatives(user, known, n_items, rng)  # [B]
-        loss = _bpr_loss(model, matrix, user, item + n_users, negative + n_users, lambda_reg)
+
+    def draw():
+        order = rng.permutation(edges.shape[1])
+        for start in range(0, len(order), size):
+            user, item = edges[:, order[start : start + size]]  # [B] each
+            negative = sample_negatives(user, known, n_items, rng)  # [B]
+            yield user, item + n_users, negative + n_users
+
+    return draw
+
+
+def _epoch(model, optimizer, multiply, batches, lambda_reg) -> float:
+    """One pass over the batches; the mean loss over their edges."""
+    total, n_edges = 0.0, 0
+    for nodes in batches:
+        loss = _bpr_loss(model, multiply, *nodes, lambda_reg)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        total += float(loss.detach()) * len(user)
-    return total / len(order)
+        total += float(loss.detach()) * len(nodes[0])
+        n_edges += len(nodes[0])
+    return total / n_edges
 
 
-def _bpr_loss(model, matrix, user, positive, negative, lambda_reg) -> torch.Tensor:
+def _bpr_loss(model, multiply, user, positive, negative, lambda_reg) -> torch.Tensor:
     """The library's BPR loss of the batch's node ids [B] each."""
     user, positive, negative = (torch.from_numpy(nodes) for nodes in (user, positive, negative))
     pairs = torch.stack([torch.cat([user, user]), torch.cat([positive, negative])])  # [2, 2B]
-    positive_score, negative_score = model(matrix, pairs).chunk(2)  # [B] each
+    embedding = _embed(model, multiply)  # [U + I, D]
+    positive_score, negative_score = (embedding[pairs[0]] * embedding[pairs[1]]).sum(dim=-1).chunk(2)  # [B] each
     return model.recommendation_loss(positive_score, negative_score, node_id=pairs.unique(), lambda_reg=lambda_reg)
 
 

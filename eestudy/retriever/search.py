@@ -2,8 +2,9 @@
 
 This file imports neither torch nor the rest of the package, so that it can run as a process of its own: on
 macOS faiss-cpu and torch bring an OpenMP runtime each, and one process with both crashes on Apple silicon.
-There (`sys.platform == "darwin"`) the two public functions run this file with the same interpreter, hand the
-arrays over standard input and read the answer from standard output. Elsewhere they run in place.
+There (`sys.platform == "darwin"`) the public functions that take `own_process` run this file with the same
+interpreter, hand the arrays over standard input and read the answer from standard output. Elsewhere they run in
+place.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import io
 import subprocess  # noqa: S404 - runs this very file, see above
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -90,7 +93,326 @@ def _lookup_times(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: seconds[row] for row, name in enumerate(contenders)}
 
 
-_TASKS = {"neighbors": _neighbors, "lookup_times": _lookup_times}
+# --- look-ups among millions
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Users renumbered so that those of one cell stand together, and every item's raters in that order.
+
+    A cell is a cluster of similar users. So an item's raters from one cell are one slice of its list, and the raters
+    that are worth a look, those from the cells nearest to the user, are found without touching the others.
+    """
+
+    centroid: np.ndarray  # [C, D] float32
+    start: np.ndarray  # [C + 1] int32, the places of cell c are start[c] <= place < start[c + 1]
+    unit: np.ndarray  # [U, D] float32, of unit length, by place
+    user_id: np.ndarray  # [U] int64, by place
+    raters: np.ndarray  # [M] int32 places of each item's raters, ascending within each item
+    item_start: np.ndarray  # [I + 1] int64, an item's part of `raters`
+
+
+def user_cells(
+    vectors: np.ndarray, n_cells: int, seed: int = 0, own_process: bool | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Group users by k-means on their directions.
+
+    Args:
+        vectors: [U, D] float.
+        n_cells: C, at most U.
+        seed: of the first centroids.
+        own_process: run FAISS apart; None = on macOS only.
+
+    Returns:
+        centroid [C, D] float32 of unit length, and each user's cell [U] int64.
+    """
+    arrays = {"vectors": vectors, "n_cells": np.int64(n_cells), "seed": np.int64(seed)}
+    answer = _run("user_cells", arrays, own_process)
+    return answer["centroid"], answer["cell"]
+
+
+def _user_cells(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    import faiss
+
+    unit = np.ascontiguousarray(normalise(arrays["vectors"]))
+    kmeans = faiss.Kmeans(unit.shape[1], int(arrays["n_cells"]), niter=10, seed=int(arrays["seed"]), spherical=True,
+                          max_points_per_centroid=64, min_points_per_centroid=1)  # fmt: skip
+    kmeans.train(unit)
+    return {"centroid": kmeans.centroids, "cell": kmeans.index.search(unit, 1)[1][:, 0]}
+
+
+def group_raters(
+    vectors: np.ndarray, centroid: np.ndarray, cell: np.ndarray, user_id: np.ndarray, item_id: np.ndarray, n_items: int
+) -> Cells:
+    """Put users and every item's raters into the order of the cells.
+
+    Args:
+        vectors: [U, D] float.
+        centroid, cell: from `user_cells`.
+        user_id, item_id: [M] int, who rated what.
+        n_items: I.
+
+    Returns:
+        `Cells`.
+    """
+    order = np.argsort(cell, kind="stable")  # [U] user id by place
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    key = np.sort(np.asarray(item_id, dtype=np.int64) * len(order) + place[user_id])  # [M] by item, then place
+    start = np.searchsorted(cell[order], np.arange(len(centroid) + 1)).astype(np.int32)
+    return Cells(centroid, start, normalise(vectors)[order], order, (key % len(order)).astype(np.int32),
+                 np.searchsorted(key, np.arange(n_items + 1) * len(order)))  # fmt: skip
+
+
+def nearest_raters(cells: Cells, query: np.ndarray, targets: np.ndarray, k: int, budget: int) -> list[np.ndarray]:
+    """Of each target's raters the k most similar to one user: of all of them where they are few, else of the nearest.
+
+    Where a target has more than `budget` raters, only those are looked at that live in the cells nearest to the user,
+    cell by cell until there are `budget` of them.
+
+    Args:
+        cells: from `group_raters`.
+        query: [D] float, the asking user's vector.
+        targets: [T] item ids.
+        k: raters per target.
+        budget: raters of one target to look at, at least k; `len(cells.unit)` makes the answer exact.
+
+    Returns:
+        T arrays of at most k user ids, most similar first.
+    """
+    query = normalise(query[None])[0]
+    ranked = np.argsort(-(cells.centroid @ query))  # [C] nearest cell first
+    found = []
+    for target in targets:
+        raters = cells.raters[cells.item_start[target] : cells.item_start[target + 1]]
+        if len(raters) > budget:
+            raters = _raters_nearby(cells, raters, ranked, budget)
+        found.append(cells.user_id[_best(cells.unit, query, raters, k)])
+    return found
+
+
+def _raters_nearby(cells: Cells, raters: np.ndarray, ranked: np.ndarray, budget: int) -> np.ndarray:
+    """Of `raters` [R > budget] those in the first of the `ranked` cells that together hold `budget`."""
+    even = len(ranked) * budget / len(raters)  # cells that would do if raters were spread evenly
+    for chosen in (ranked[: 1 + int(4 * even)], ranked):
+        low = np.searchsorted(raters, cells.start[chosen])
+        count = np.searchsorted(raters, cells.start[chosen + 1]) - low
+        total = np.cumsum(count)
+        if total[-1] >= budget:
+            break
+    n = 1 + np.searchsorted(total, budget)
+    low, count, total = low[:n], count[:n], total[:n]
+    return raters[np.repeat(low - total + count, count) + np.arange(total[-1])]
+
+
+def _best(unit: np.ndarray, query: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
+    """Those k of `rows` whose vectors are most similar to the query, most similar first."""
+    score = unit[rows] @ query  # [R]
+    if len(rows) > k:
+        part = np.argpartition(score, len(rows) - k)[len(rows) - k :]
+        rows, score = rows[part], score[part]
+    return rows[np.argsort(-score)]
+
+
+# --- what indexes cost
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way to look up, and what was paid before the first question."""
+
+    name: str
+    settings: tuple[int, ...]  # from quick to thorough
+    look_up: Callable[[int, np.ndarray, np.ndarray], list[np.ndarray]]  # (setting, query [D], targets [T]) -> T ids
+    build_s: float
+    index_mb: float
+
+
+def _build(kind: str, unit: np.ndarray):
+    """A FAISS index over rows of unit length, by inner product."""
+    import faiss
+
+    n, dim = unit.shape
+    if kind == "flat":
+        index = faiss.IndexFlatIP(dim)
+    elif kind == "IVF":
+        n_lists = 2 ** round(np.log2(4 * np.sqrt(n)))
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, n_lists, faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = 64, 1
+    else:
+        index = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = 80
+    index.train(unit)
+    index.add(unit)
+    return index
+
+
+def _index_mb(index) -> float:
+    """What an index would take on disk, in MB (2^20 bytes); in memory it takes that much."""
+    import faiss
+
+    written = [0]
+    faiss.write_index(index, faiss.PyCallbackIOWriter(lambda part: written.append(len(part)), 2**20))
+    return sum(written) / 2**20
+
+
+def _settings(kind: str, index) -> tuple[int, ...]:
+    """Effort from quick to thorough: cells to visit (IVF; all is exact), candidates to keep (HNSW)."""
+    if kind == "IVF":
+        return tuple(2**i for i in range(int(np.log2(index.nlist)) + 1))
+    return (0,) if kind == "flat" else tuple(2**i for i in range(5, 13))
+
+
+def _parameters(kind: str, setting: int, selector=None):
+    import faiss
+
+    chosen = {} if selector is None else {"sel": selector}
+    if kind == "IVF":
+        return faiss.SearchParametersIVF(nprobe=setting, **chosen)
+    if kind == "HNSW":
+        return faiss.SearchParametersHNSW(efSearch=setting, **chosen)
+    return faiss.SearchParameters(**chosen)
+
+
+def _index_ways(unit: np.ndarray, raters: np.ndarray, start: np.ndarray, k: int) -> tuple[list[_Way], list[_Way]]:
+    """FAISS's indexes, asked for the nearest of everyone, and of the targets' raters."""
+    import faiss
+
+    def way(kind: str, index, build_s: float, restricted: bool) -> _Way:
+        def look_up(setting, query, targets):
+            found = []
+            for target in targets:
+                ids = np.ascontiguousarray(raters[start[target] : start[target + 1]])
+                selector = faiss.IDSelectorBatch(ids) if restricted else None
+                wanted = k if restricted else k + 1  # everyone: the user itself comes first
+                ids = index.search(query[None], wanted, params=_parameters(kind, setting, selector))[1][0]
+                found.append(ids if restricted else ids[1:])
+            return found
+
+        return _Way(kind, _settings(kind, index), look_up, build_s, _index_mb(index))
+
+    everyone, restricted = [], []
+    for kind in ("flat", "IVF", "HNSW"):
+        begun = time.perf_counter()
+        index = _build(kind, unit)
+        build_s = time.perf_counter() - begun
+        everyone.append(way(kind, index, build_s, restricted=False))
+        restricted.append(way(kind, index, build_s, restricted=True))
+    return everyone, restricted
+
+
+def _list_ways(unit: np.ndarray, user_id: np.ndarray, item_id: np.ndarray, raters, start, k: int) -> list[_Way]:
+    """The same question put to the targets' lists of raters."""
+    def some(setting, query, targets):
+        lists = (raters[start[target] : start[target + 1]] for target in targets)
+        return [_best(unit, query, ids[:setting] if setting else ids, k) for ids in lists]
+
+    begun, n_cells = time.perf_counter(), 2 ** round(np.log2(np.sqrt(len(unit))))
+    cells = group_raters(unit, *user_cells(unit, n_cells, own_process=False), user_id, item_id, len(start) - 1)
+    build_s = time.perf_counter() - begun
+    cells_mb = sum(part.nbytes for part in vars(cells).values()) / 2**20
+    lists_mb = (unit.nbytes + raters.nbytes + start.nbytes) / 2**20
+    return [
+        _Way("all raters", (0,), some, 0.0, lists_mb),
+        _Way("2048 raters", (2048,), some, 0.0, lists_mb),
+        _Way("raters by cell", tuple(2**i for i in range(8, 16)),
+             lambda setting, query, targets: nearest_raters(cells, query, targets, k, setting), build_s, cells_mb),
+    ]  # fmt: skip
+
+
+def recall(found: list[np.ndarray], truth: list[np.ndarray]) -> np.ndarray:
+    """Share of the true neighbours found, look-up by look-up, 1 where there are none. Args: ids. Returns: [n]."""
+    share = (np.isin(true, ids).mean() if len(true) else 1.0 for ids, true in zip(found, truth, strict=True))
+    return np.array(list(share))
+
+
+def _tuned(way: _Way, queries: np.ndarray, targets: np.ndarray, truth: list, aim: float) -> int:
+    """The quickest setting that finds the share `aim` of the true neighbours on the tuning requests, else the last."""
+    for setting in way.settings[:-1]:
+        asked = zip(queries, targets, truth, strict=True)
+        if np.mean([recall(way.look_up(setting, query, items), true) for query, items, true in asked]) >= aim:
+            return setting
+    return way.settings[-1]
+
+
+def _race(ways: list[_Way], settings: list[int], queries: np.ndarray, targets: np.ndarray, truth: list) -> list[dict]:
+    """Time every way on every request: even ones in one call, odd ones target by target.
+
+    The ways take turns, each on a request of its own: none reads what another has just brought into the cache.
+    """
+    n, rng = len(queries), np.random.default_rng(0)
+    times = [{"one": [], "request": [], "recall": []} for _ in ways]
+    for step in range(n):
+        for i in rng.permutation(len(ways)).tolist():
+            r = (step + i * n // len(ways)) % n
+            found = []
+            for items in [targets[r]] if r % 2 == 0 else targets[r][:, None]:
+                start = time.perf_counter()
+                found += ways[i].look_up(settings[i], queries[r], items)
+                times[i]["request" if r % 2 == 0 else "one"].append(time.perf_counter() - start)
+            times[i]["recall"].append(recall(found, truth[r]).mean())
+    return [{name: np.array(values) for name, values in one.items()} for one in times]
+
+
+def _scale(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    from threadpoolctl import threadpool_limits
+
+    unit, k, aim = np.ascontiguousarray(normalise(arrays["vectors"])), int(arrays["k"]), float(arrays["aim"])
+    user_id, item_id, users, targets = (arrays[name] for name in ("user_id", "item_id", "users", "targets"))
+    by_item = np.argsort(item_id, kind="stable")
+    raters = user_id[by_item].astype(np.int64)  # [M]
+    start = np.searchsorted(item_id[by_item], np.arange(int(arrays["n_items"]) + 1))
+    everyone, restricted = _index_ways(unit, raters, start, k)
+    groups = {"raters": [*_list_ways(unit, user_id, item_id, raters, start, k), *restricted], "everyone": everyone}
+    n_tuning, answer, queries = int(arrays["n_tuning"]), {}, unit[users]
+    with threadpool_limits(1):
+        for among, ways in groups.items():
+            asked = targets if among == "raters" else targets[:, :1]
+            exact = ways[0].look_up
+            truth = [exact(0, query, items) for query, items in zip(queries, asked, strict=True)]
+            tune, race = slice(n_tuning), slice(n_tuning, None)
+            settings = [_tuned(way, queries[tune], asked[tune], truth[tune], aim) for way in ways]
+            raced = _race(ways, settings, queries[race], asked[race], truth[race])
+            for way, setting, found in zip(ways, settings, raced, strict=True):
+                about = {"setting": setting, "build_s": way.build_s, "index_mb": way.index_mb}
+                answer |= {f"{among}/{way.name}/{name}": np.asarray(value) for name, value in (found | about).items()}
+    return answer
+
+
+def index_times(
+    vectors: np.ndarray, user_id: np.ndarray, item_id: np.ndarray, n_items: int, users: np.ndarray,
+    targets: np.ndarray, k: int, aim: float, n_tuning: int, own_process: bool | None = None,
+) -> dict[tuple[str, str], dict[str, np.ndarray]]:  # fmt: skip
+    """Seconds, recall and size of every way to find the users most similar to one.
+
+    Among the raters of a target: all of its list in numpy (the truth), the first 2,048 of it, `nearest_raters`, and
+    FAISS's flat, IVF and HNSW indexes with a selector. Among everyone: the three indexes, the flat one is the truth.
+    Every way's effort is the least that reaches `aim` on the tuning requests. One thread.
+
+    Args:
+        vectors: [U, D] float.
+        user_id, item_id: [M] int, who rated what.
+        n_items: I.
+        users, targets: [Q] and [Q, T] ids of the requests.
+        k: neighbours.
+        aim: recall at k to be reached on the first `n_tuning` requests.
+        n_tuning: requests that choose the setting and are not timed.
+        own_process: run apart; None = on macOS only.
+
+    Returns:
+        (among, way) -> {"one": seconds of look-ups of one target, "request": seconds of requests of T targets in one
+        call, "recall": mean recall of each timed request, "setting", "build_s", "index_mb"}.
+    """
+    arrays = {"vectors": vectors, "user_id": user_id, "item_id": item_id, "n_items": np.int64(n_items), "users": users,
+              "targets": targets, "k": np.int64(k), "aim": np.float64(aim), "n_tuning": np.int64(n_tuning)}
+    table: dict = {}
+    for key, value in _run("scale", arrays, own_process).items():
+        among, way, name = key.split("/")
+        table.setdefault((among, way), {})[name] = value
+    return table
+
+
+_TASKS = {"neighbors": _neighbors, "lookup_times": _lookup_times, "user_cells": _user_cells, "scale": _scale}
 
 
 def _run(task: str, arrays: dict[str, np.ndarray], own_process: bool | None) -> dict[str, np.ndarray]:

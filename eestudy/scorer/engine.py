@@ -89,23 +89,22 @@ def score(engine: Engine, requests: Sequence, rule: ExitRule, cache: PrefixCache
     """Score requests together, in one flat batch without padding.
 
     Args:
-        engine: from `build_engine`.
+        engine, rule: from `build_engine`; when candidates leave.
         requests: objects with `prefix` (token ids), `suffixes` (C lists of them) and, for a cache, `user` (hashable).
-        rule: when candidates leave.
         cache: users' prefixes; read and refreshed.
 
     Returns:
         One `Scored` a request, in their order.
 
     Raises:
-        BackboneError: an empty prefix or suffix, a prompt longer than the model reads, or another engine's cache.
+        BackboneError: an empty prefix or suffix, one that is too long, another engine's cache, exits out of order.
     """
     if not len(requests):
         return []
     if cache is not None:
         cache.bind(engine.fused)
     fused, exit_layers = engine.fused, engine.heads.exit_layers
-    exits = range(len(exit_layers)) if rule.exits is None else rule.exits
+    exits = _visited(rule, len(exit_layers))
     exit_at = {exit_layers[e] - 1: e for e in exits}  # 0-based layer -> exit
     trails = [open_trail(cache, request) for request in requests]
     answers = _open_answers(requests, len(exit_layers))
@@ -125,6 +124,14 @@ def score(engine: Engine, requests: Sequence, rule: ExitRule, cache: PrefixCache
     for request, trail in zip(requests, trails, strict=True):
         close_trail(cache, request, trail)
     return _split(requests, answers)
+
+
+def _visited(rule: ExitRule, n_exits: int) -> Sequence[int]:
+    """The 0-based exits that a rule looks at."""
+    exits = range(n_exits) if rule.exits is None else rule.exits
+    if list(exits) != sorted(set(exits)):
+        raise backbone.BackboneError(f"exits must ascend, not {exits}")
+    return exits
 
 
 def _open_answers(requests: Sequence, n_exits: int) -> Scored:

@@ -71,13 +71,14 @@ class PrefixCache:
         return state
 
     def put(self, user: Hashable, state: PrefixState) -> None:
-        """Keep a prefix; one that is larger than the whole budget is not kept, nor is a shallower one than is there."""
+        """Keep a prefix. One that is larger than the whole budget is not kept, nor is a shallower one than is there."""
         known = self._states.get(user)
         if known is not None and known.tokens == state.tokens and known.n_layers >= state.n_layers:
             return
-        self._states.pop(user, None)
         if state.n_bytes <= self._states.maxsize:
             self._states[user] = state
+        elif known is not None and known.tokens != state.tokens:
+            del self._states[user]
 
 
 @dataclass

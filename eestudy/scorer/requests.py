@@ -55,7 +55,7 @@ def write(question: Question, cfg: StudyConfig, tokenizer, mode: str = "both") -
                              cfg.prompt.max_title_tokens)  # fmt: skip
     stars = [rating for _, rating in recent]
     prefix = prompts.prefix_text(cfg, tokenizer, question.profile, cut[: len(recent)], stars)
-    suffixes = [prompts.suffix_text(mode, *parts)
+    suffixes = [prompts.suffix_text(mode, *parts, cfg.data.has_stars)
                 for parts in zip(cut[len(recent):], question.others, question.own, strict=True)]  # fmt: skip
     return prefix, suffixes
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from eestudy import artifacts, backbone, exit_heads
 from eestudy.artifacts import Run
@@ -29,6 +30,7 @@ class ExitModel(nn.Module):
     def __init__(self, model, heads: exit_heads.ExitHeads):
         super().__init__()
         self.backbone, self.heads = model, heads
+        self._no_split_modules = list(model._no_split_modules)  # the layers by which accelerate shards a model
 
     def forward(self, pack: backbone.Pack) -> torch.Tensor:
         """Logits [E, C] of the pack's C candidates."""
@@ -51,11 +53,18 @@ def merge_adapter(model: ExitModel) -> ExitModel:
     return ExitModel(model.backbone.merge_and_unload(), model.heads).eval()
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as it is, or gathered where the processes hold a part of it each; then all of them have to ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def trained_arrays(model: ExitModel) -> dict[str, np.ndarray]:
-    """Adapter and heads as named arrays: `adapter.*` and `heads.*`."""
-    state = {f"adapter.{k}": v for k, v in get_peft_model_state_dict(model.backbone).items()}
+    """Adapter and heads as named arrays: `adapter.*` and `heads.*`. Every process has to ask, see `whole`."""
+    # peft finds the adapter by its modules' names, accelerate's checkpointing puts its own name between them
+    adapter = get_peft_model_state_dict(model.backbone, state_dict=dict(model.backbone.named_parameters()))
+    state = {f"adapter.{k.replace('_checkpoint_wrapped_module.', '')}": v for k, v in adapter.items()}
     state |= {f"heads.{k}": v for k, v in model.heads.state_dict().items()}
-    return {k: v.detach().float().cpu().numpy().copy() for k, v in state.items()}
+    return {k: whole(v.detach()).float().cpu().numpy().copy() for k, v in state.items()}
 
 
 def load_trained(model: ExitModel, arrays: dict[str, np.ndarray]) -> None:

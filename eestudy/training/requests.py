@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class Request:
     rows: np.ndarray  # [C] row ids
     modes: np.ndarray  # [C] index into MODES
     labels: np.ndarray  # [C]
+    user: int | None = None  # whose request it is; decides which process scores it
 
 
 def load_requests(run: Run, tokenizer) -> dict[str, list[Request]]:
@@ -28,16 +29,16 @@ def load_requests(run: Run, tokenizer) -> dict[str, list[Request]]:
     table = artifacts.read_table(run, "prompts.parquet")
     ids = prompts.tokenize(table, tokenizer)
     meta = table[["row"]].merge(artifacts.read_table(run, "split.parquet")[["row", "split", "half"]], on="row")
-    labels = artifacts.read_table(run, "interactions.parquet").set_index("row")["label"]
+    known = artifacts.read_table(run, "interactions.parquet").set_index("row")
     meta["part"] = np.where(meta["split"] == "validation", meta["half"], meta["split"])
-    meta["label"] = meta["row"].map(labels)
+    meta["label"], meta["user"] = meta["row"].map(known["label"]), meta["row"].map(known["user_id"])
     requests: dict[str, list[Request]] = {"label": [], "select": [], "risk": [], "test": []}
     for _, group in table.groupby("request_id", sort=True):
         index = group.index.to_numpy()
         suffixes = [ids[mode][i] for mode in MODES for i in index]
         rows, modes = np.tile(table["row"].to_numpy()[index], len(MODES)), np.repeat(range(len(MODES)), len(index))
         label = np.tile(meta["label"].to_numpy()[index], len(MODES))
-        request = Request(ids["prefix"][index[0]], suffixes, rows, modes, label)
+        request = Request(ids["prefix"][index[0]], suffixes, rows, modes, label, meta["user"][index[0]])
         requests[meta["part"][index[0]]].append(request)
     return requests
 
@@ -45,8 +46,8 @@ def load_requests(run: Run, tokenizer) -> dict[str, list[Request]]:
 def keep(request: Request, wanted: np.ndarray) -> Request:
     """The request with only the candidates where `wanted` [C] is true."""
     index = np.flatnonzero(wanted)
-    return Request(request.prefix, [request.suffixes[i] for i in index], request.rows[index], request.modes[index],
-                   request.labels[index])
+    return replace(request, suffixes=[request.suffixes[i] for i in index], rows=request.rows[index],
+                   modes=request.modes[index], labels=request.labels[index])
 
 
 def only_mode(requests: Sequence[Request], mode: str) -> list[Request]:
@@ -67,3 +68,27 @@ def first_rows(requests: Sequence[Request], n_rows: int) -> list[Request]:
     """The first requests that together hold at least `n_rows` candidates."""
     sizes = np.cumsum([len(r.rows) for r in requests])
     return list(requests[: int(np.searchsorted(sizes, n_rows)) + 1])
+
+
+def share_batch(batch: Sequence[Request], process: int, n_processes: int) -> list[tuple[Request, float]]:
+    """One process's share of a step, so that all shares together are exactly the batch, whatever their number.
+
+    As many requests as possible stay whole. Of those left over every process takes some candidates, next to a copy
+    of the prefix. Whoever gets none of them reads one all the same, with a fraction of 0: processes that share a
+    model's weights have to run in step.
+
+    Args:
+        batch: the requests of one step.
+        process: 0-based number of the process.
+        n_processes: how many share the batch.
+
+    Returns:
+        Equally many parts for each process: a request, and the fraction of its candidates that the part holds.
+    """
+    n_whole = len(batch) // n_processes * n_processes
+    parts = [(request, 1.0) for request in batch[process:n_whole:n_processes]]
+    for request in batch[n_whole:]:
+        candidate = np.arange(len(request.rows))
+        mine = candidate % n_processes == process
+        parts.append((keep(request, mine if mine.any() else candidate == 0), float(mine.mean())))
+    return parts

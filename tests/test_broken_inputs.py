@@ -1,0 +1,229 @@
+"""What readers bring goes wrong in many ways: each is an error that says what to do, or a row counted in quarantine."""
+
+import gzip
+
+import numpy as np
+import pytest
+import toys
+
+from eestudy import config, data
+from eestudy.data import DataError
+
+TOML = """
+[data]
+item_noun = "thing"
+label_rule = "rating"
+[data.ratings]
+file = "ratings.csv"
+columns = {user_id = "user", item_id = "item", rating = "stars", timestamp = "when"}
+[data.items]
+file = "items.csv"
+columns = {item_id = "item", title = "name"}
+"""
+
+
+def read(folder):
+    """What `make reproduce DATASET=shop.toml` does before anything is trained."""
+    cfg = config.load(str(folder / "shop.toml"), "smoke")
+    raw = data.read(cfg.data)
+    frames = data.prepare(cfg, raw)
+    data.refuse_unsupported(data.check_support(frames, cfg.data))
+    return raw, frames
+
+
+def ratings(change):
+    return lambda shop: shop | {"ratings.csv": change(shop["ratings.csv"])}
+
+
+def items(change):
+    return lambda shop: shop | {"items.csv": change(shop["items.csv"])}
+
+
+def toml(old, new):
+    def change(shop):
+        assert old in shop["shop.toml"].decode()
+        return shop | {"shop.toml": shop["shop.toml"].replace(old.encode(), new.encode())}
+
+    return change
+
+
+def row(text):
+    """One more row at the end."""
+    return lambda content: content + text.encode() + b"\n"
+
+
+def column(place, value):
+    """Every row's field at a place becomes a value."""
+    def change(content):
+        head, *lines = content.decode().splitlines()
+        fields = [line.split(",") for line in lines]
+        changed = [",".join([*line[:place], value, *line[place + 1:]]) for line in fields]
+        return "\n".join([head, *changed, ""]).encode()
+
+    return change
+
+
+def renamed(old, new, change=lambda content: content):
+    """The file has another name and perhaps another form."""
+    def make(shop):
+        shop = toml(f'"{old}"', f'"{new}"')(shop)
+        return {name: content for name, content in shop.items() if name != old} | {new: change(shop[old])}
+
+    return make
+
+
+def without(name):
+    return lambda shop: {key: content for key, content in shop.items() if key != name}
+
+
+def json_lines(content):
+    head, *lines = content.decode().splitlines()
+    names = head.split(",")
+    return "\n".join("{" + ", ".join(f'"{n}": "{v}"' for n, v in zip(names, line.split(","), strict=True)) + "}"
+                     for line in lines).encode() + b"\n"  # fmt: skip
+
+
+def half_by_one(place, name):
+    """One user or item gets as many rows as there are."""
+    def change(content):
+        extra = []
+        for k in range(len(content.decode().splitlines())):
+            fields = [f"u{k % 40}", f"i{k % 30}", "4", str(5000 + k)]
+            fields[place] = name
+            fields[1 - place] = f"{'i' if place == 0 else 'x'}{k}"
+            extra.append(",".join(fields))
+        return content + "\n".join([*extra, ""]).encode()
+
+    return change
+
+
+def more_items(content):
+    return content + "".join(f"i{k},Thing {k}\n" for k in range(30, 1200)).encode()
+
+
+BROKEN_FILES = {
+    "ratings are missing": (without("ratings.csv"), "holds none of ratings.csv"),
+    "items are missing": (without("items.csv"), "holds none of items.csv"),
+    "ratings are empty": (ratings(lambda _: b""), "ratings.csv, row 1: the file is empty"),
+    "ratings are a header only": (ratings(lambda c: c.splitlines()[0] + b"\n"), "it holds a header only"),
+    "no user column": (ratings(lambda c: c.replace(b"user", b"who", 1)), "column 'user' is missing.*needed as user_id"),
+    "no rating column": (ratings(lambda c: c.replace(b"stars", b"score", 1)), "column 'stars' is missing"),
+    "no timestamp column": (ratings(lambda c: c.replace(b"when", b"date", 1)), "column 'when' is missing"),
+    "a column twice": (ratings(lambda c: c.replace(b"when", b"user", 1).replace(b"stars", b"when", 1)),
+                       "column 'user' stands there twice"),
+    "no title column": (items(lambda c: c.replace(b"name", b"label", 1)), "column 'name' is missing"),
+    "another delimiter": (ratings(lambda c: c.replace(b",", b";")), "column 'user' is missing"),
+    "a web page": (ratings(lambda _: b"<!doctype html>\n<p>Not found</p>\n"), "column 'user' is missing"),
+    "binary": (ratings(lambda _: bytes(range(256)) * 20), "ratings.csv, row 1"),
+    "no gzip": (renamed("ratings.csv", "ratings.csv.gz"), "ratings.csv.gz, row 1: the file cannot be read"),
+    "half a gzip": (renamed("ratings.csv", "ratings.csv.gz", lambda c: gzip.compress(c)[:-2000]),
+                    "ratings.csv.gz, row"),
+    "no parquet": (renamed("ratings.csv", "ratings.parquet"), "ratings.parquet, row 1: the file cannot be read"),
+    "every rating outside the scale": (ratings(column(2, "11")), "no usable row is left"),
+    "every timestamp a date": (ratings(column(3, "2024-01-01")), "no usable row is left"),
+    "no item has a title": (items(column(1, "")), "items.csv, row 2: no usable row is left"),
+    "items of another shop": (items(lambda c: c.replace(b"\ni", b"\nz").replace(b"z7,", b"i7,")), "row|item"),
+    "all clicks": (ratings(column(2, "5")), "cannot support the study.*0 others"),
+    "no clicks": (ratings(column(2, "1")), "cannot support the study.*0 clicks"),
+    "one second": (ratings(column(3, "7")), 'every timestamp is 7. Say clock = "none"'),
+    "one user has half": (lambda s: items(more_items)(ratings(half_by_one(0, "u0"))(s)),
+                          "one user has .*max_user_rows"),
+    "one item has half": (ratings(half_by_one(1, "i0")), "one item has 5.%"),
+    "a core that nobody is in": (toml("[data]", "[data]\nmin_ratings = 900"), "Lower data.min_ratings"),
+    "toml: not toml": (toml("[data]", "[data"), "shop.toml cannot be read.*examples/study.toml"),
+    "toml: no items": (toml("[data.items]", "[data.things]"), r"\[data.items\] must name the files"),
+    "toml: unknown field": (toml('item_noun', 'item_word'), "shop.toml.*item_word"),
+    "toml: unknown section": (toml("[data]", "[model]\nname = 'x'\n[data]"), "shop.toml.*model"),
+    "toml: a setting outside": (toml("[data]", "seed = 3\n[data]"), "seed stands outside a section"),
+    "toml: unknown rule": (toml('"rating"\n', '"mood"\n'), "shop.toml.*label_rule"),
+    "toml: no rating named": (toml(', rating = "stars"', ""), "no rating column. Name one, or say label_rule"),
+    "toml: no timestamp named": (toml(', timestamp = "when"', ""),
+                                 'no timestamp column. Name one, or say clock = "none"'),
+    "toml: no user named": (toml('user_id = "user", ', ""), "columns must say which column is user_id"),
+    "toml: an unknown column": (toml('title = "name"', 'title = "name", price = "p"'),
+                                "price is not among item_id, title"),
+    "toml: fractions": (toml("[data]", "[data]\nsplit_fractions = [0.5, 0.1, 0.1, 0.1]"), "sum to 1"),
+}  # fmt: skip
+BAD_ROWS = {
+    "too few fields": (ratings(row("u1,i1")), "wrong number of fields"),
+    "too many fields": (ratings(row("u1,i1,4,100,7")), "wrong number of fields"),
+    "an open quotation mark": (ratings(row('u1,"i1,4,100')), "a quotation mark is not closed"),
+    "bytes that are no text": (ratings(lambda c: c + b"u1,i\xff1,4,100\n"), "not valid text in the file's encoding"),
+    "no user": (ratings(row(",i1,4,100")), "user_id is empty"),
+    "no item": (ratings(row("u1,,4,100")), "item_id is empty"),
+    "a rating in words": (ratings(row("u1,i1,four,100")), "rating is not a number"),
+    "a rating that is not a number": (ratings(row("u1,i1,nan,100")), "rating is not a number"),
+    "an infinite rating": (ratings(row("u1,i1,inf,100")), "rating is not a number"),
+    "a rating too high": (ratings(row("u1,i1,11,100")), "rating outside 1 to 5"),
+    "a rating below zero": (ratings(row("u1,i1,-1,100")), "rating outside 1 to 5"),
+    "a date": (ratings(row("u1,i1,4,2024-01-01")), "timestamp is not a number"),
+    "a time before 1970": (ratings(row("u1,i1,4,-5")), "timestamp is not whole seconds"),
+    "half a second": (ratings(row("u1,i1,4,5.5")), "timestamp is not whole seconds"),
+    "an item that is not in the file": (ratings(row("u1,nothing,4,100")), "unknown item"),
+    "a pair twice": (ratings(lambda c: c + c.splitlines()[1] + b"\n"), "duplicate user and item"),
+    "an item without a title": (items(row("i99,")), "title is empty"),
+    "an item without an id": (items(row(",Thing")), "item_id is empty"),
+    "an item twice": (items(row("i1,Another")), "duplicate item"),
+    "a line that is no JSON": (renamed("ratings.csv", "ratings.jsonl", lambda c: json_lines(c) + b"{oops\n"),
+                               "not a JSON object"),
+    "a line that is a list": (renamed("ratings.csv", "ratings.jsonl", lambda c: json_lines(c) + b"[1]\n"),
+                              "not a JSON object"),
+}  # fmt: skip
+
+
+def test_there_are_at_least_forty():
+    assert len(BROKEN_FILES) + len(BAD_ROWS) >= 40
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """Good files: name -> bytes; and a function that writes them."""
+    files = toys.shop_files() | {"shop.toml": TOML.encode()}
+
+    def write(changed):
+        for name, content in changed.items():
+            (tmp_path / name).write_bytes(content)
+        return tmp_path
+
+    return files, write
+
+
+def test_the_good_files_are_good(shop):
+    files, write = shop
+    raw, frames = read(write(files))
+    assert raw["quarantine"].empty and len(frames["interactions"]) == files["ratings.csv"].count(b"\n") - 1
+
+
+@pytest.mark.parametrize("kind", BROKEN_FILES)
+def test_a_broken_file_is_a_clear_error(shop, kind):
+    files, write = shop
+    change, message = BROKEN_FILES[kind]
+    with pytest.raises((DataError, ValueError), match=f"(?s){message}"):
+        read(write(change(files)))
+
+
+@pytest.mark.parametrize("kind", BAD_ROWS)
+def test_a_bad_row_is_counted_and_named(shop, kind):
+    files, write = shop
+    change, reason = BAD_ROWS[kind]
+    raw, frames = read(write(change(files)))
+    bad = raw["quarantine"]
+    assert bad["reason"].tolist() == [reason] and bad["row"].gt(1).all() and bad["remedy"].str.len().gt(5).all()
+    assert len(frames["interactions"]) == files["ratings.csv"].count(b"\n") - 1
+
+
+def test_every_form_of_a_file_says_the_same(shop):
+    files, write = shop
+    plain = read(write(files))[1]
+    for name, change in (("ratings.csv.gz", gzip.compress), ("ratings.jsonl", json_lines),
+                         ("ratings.jsonl.gz", lambda c: gzip.compress(json_lines(c)))):  # fmt: skip
+        found = read(write(renamed("ratings.csv", name, change)(files)))[1]
+        for table in ("interactions", "split", "items"):
+            assert found[table].equals(plain[table]), (name, table)
+
+
+def test_own_data_needs_no_clock(shop):
+    files, write = shop
+    changed = toml(', timestamp = "when"', "")(toml("[data]", '[data]\nclock = "none"')(files))
+    _, frames = read(write(changed))
+    assert np.isin(["graph", "label", "validation", "test"], frames["split"]["split"]).all()

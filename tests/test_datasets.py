@@ -1,0 +1,302 @@
+"""Every dataset's files as their owners publish them, cut small: what is read, what is set aside, what is left out."""
+
+import gzip
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eestudy import assets, config, data, metrics, retriever
+from eestudy.data import cleaning, movielens, negatives, splits, tables
+
+BOOKS = ["ISBN,Book-Title,Book-Author,Year-Of-Publication,Publisher,source"]
+BOOKS += [f'{isbn},"{title}",Somebody,1999,P,x' for isbn, title in
+          (("01X", "Tom &amp; Jerry"), ("02", "CafÃ© Noir"), ("03", "Three, or more"), ("04", ""))]  # fmt: skip
+RATED = ['"User-ID";"ISBN";"Book-Rating"', '"7";" 01x";"8"', '"7";"02";"0"', '"7";"03";"11"', '"8";"01X";"3"',
+         '"8";"01x ";"9"', '"8";"99";"5"', '"9";"02";"10"', '"9";"04";"6"', '"9";"03"', '"9";"03";"five"']  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty data folder."""
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+def settings_of(name: str, **changes) -> config.DataConfig:
+    return config.load(name).data.model_copy(update=changes)
+
+
+def put(folder, dataset: str, **files: list[str]) -> None:
+    """Write files of lines, gzipped where the name says so (dots as two underscores)."""
+    (folder / dataset).mkdir()
+    for name, lines in files.items():
+        path = folder / dataset / name.replace("__", ".")
+        content = "\n".join(lines).encode("utf-8") + b"\n"
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def reasons(raw) -> dict[str, list[int]]:
+    return raw["quarantine"].groupby("reason")["row"].agg(list).to_dict()
+
+
+# Book-Crossing
+
+
+def write_books(folder):
+    put(folder, "bookcrossing", **{"BX-Book-Ratings__csv__gz": RATED, "BX-Books-titles__csv": BOOKS})
+
+
+def test_books_are_cleaned_by_stated_rules(folder):
+    write_books(folder)
+    raw = data.read(settings_of("bookcrossing", min_ratings=1))
+    assert raw["items"]["title"].tolist() == ["Tom & Jerry", "Café Noir"]
+    kept = raw["interactions"]
+    assert list(zip(kept["user_id"], kept["item_id"], kept["rating"], kept["line"], strict=True)) == [
+        ("7", "01X", 8, 2), ("8", "01X", 3, 5), ("9", "02", 10, 8)]  # fmt: skip
+    assert reasons(raw) == {
+        "title is empty": [5], "rating outside 1 to 10": [4], "duplicate user and item": [6], "unknown item": [7, 9],
+        "wrong number of fields": [10], "rating is not a number": [11],
+    }  # fmt: skip
+    assert raw["left_out"].to_dict("records")[0] == {"rule": "a rating of 0: not rated", "n_rows": 1}
+
+
+def test_nothing_is_lost(folder):
+    write_books(folder)
+    raw = data.read(settings_of("bookcrossing", min_ratings=1))
+    of_ratings = raw["quarantine"]["file"].str.startswith("BX-Book-Ratings").sum()
+    assert len(raw["interactions"]) + of_ratings + raw["left_out"]["n_rows"].sum() == len(RATED) - 1
+
+
+def test_zeros_are_dislikes_where_that_is_the_rule(folder):
+    write_books(folder)
+    raw = data.read(settings_of("bookcrossing", min_ratings=1, zero_is_no_rating=False, rating_range=(0.0, 10.0)))
+    assert sorted(raw["interactions"]["rating"]) == [0, 3, 8, 10]
+
+
+def test_a_missing_file_is_named_with_its_home(folder):
+    with pytest.raises(data.DataError, match="BX-Book-Ratings.csv.*informatik.uni-freiburg.de.*DATA_DIR"):
+        data.read(settings_of("bookcrossing"))
+
+
+# MovieLens-1M
+
+
+def test_the_wheel_and_the_official_files_say_the_same(folder, monkeypatch):
+    put(folder, "wheel", **{
+        "ml-1m__inter": ["user_id:token\titem_id:token\trating:float\ttimestamp:float",
+                         "1m_1\tHeat (1995)\t5\t978300760", "1m_2\tBabe (1995)\t3\t978300761"],
+        "ml-1m__item": ["item_id:token\tmovie_title:token\trelease_year:float\tgenre:token",
+                        "Heat (1995)\tHeat\t1995\tAction Crime", "Babe (1995)\tBabe\t1995\tDrama"],
+        "ml-1m__user": ["user_id:token\tage:float\tgender:token\toccupation:float\tzip_code:token",
+                        "1m_1\t1\tF\t10\t48067", "1m_2\t56\tM\t16\t70072"],
+    })  # fmt: skip
+    monkeypatch.setattr(assets, "extract_member", lambda _, member: folder / "wheel" / member.rsplit("/", 1)[1])
+    wheel = data.read(settings_of("ml-1m"))
+    put(folder, "ml-1m", **{
+        "ratings__dat": ["1::6::5::978300760", "2::34::3::978300761"],
+        "movies__dat": ["6::Heat (1995)::Action|Crime", "34::Babe (1995)::Drama"],
+        "users__dat": ["1::F::1::10::48067", "2::M::56::16::70072"],
+    })  # fmt: skip
+    official = data.read(settings_of("ml-1m"))
+    for name in ("users", "items"):
+        pd.testing.assert_frame_equal(wheel[name], official[name])
+    columns = ["user_id", "item_id", "rating", "timestamp"]
+    pd.testing.assert_frame_equal(wheel["interactions"][columns], official["interactions"][columns])
+    assert wheel["users"]["age"].tolist() == ["under 18", "56 or more"]
+    assert wheel["users"]["occupation"].tolist() == ["K-12 student", "self-employed"]
+
+
+def test_every_code_has_a_word():
+    assert len(movielens.OCCUPATIONS) == 21 and len(movielens.AGES) == 7
+
+
+# Amazon
+
+
+def review(user, item, stars, when) -> str:
+    return json.dumps({"reviewerID": user, "asin": item, "overall": stars, "unixReviewTime": when, "style": {"a": 1}})
+
+
+def test_reviews_of_2014_have_metadata_that_is_not_json(folder):
+    put(folder, "amazon-beauty", reviews__json__gz=[review("u", "i", 5.0, 100), review("u", "j", 2.0, 90), "{broken"],
+        meta__json__gz=["{'asin': 'i', 'title': 'It\\'s a soap'}", "{'asin': 'j', 'title': 'Comb'}", "__import__('os')",
+                        "{'asin': 'k'}"])  # fmt: skip
+    raw = data.read(settings_of("amazon-beauty", form="2014", files=("reviews.json", "meta.json"), rating_range=(1, 5)))
+    assert raw["items"]["title"].tolist() == ["It's a soap", "Comb"]
+    assert raw["interactions"]["timestamp"].tolist() == [100, 90]
+    assert reasons(raw) == {"not a JSON object": [3, 3], "title is empty": [4]}
+
+
+def test_reviews_of_2018_and_of_2023(folder):
+    put(folder, "amazon-beauty", reviews__json=[review("u", "i", 5.0, 100), review("v", "i", 7.0, 90)],
+        meta__json=[json.dumps({"asin": "i", "title": "Soap"})], ratings__csv=[
+            "user_id,parent_asin,rating,timestamp", "u,i,5.0,1547589356557", "v,i,4.0,soon"],
+        meta__jsonl=[json.dumps({"parent_asin": "i", "title": "Soap"})])  # fmt: skip
+    stars = {"rating_range": (1, 5)}
+    of_2018 = data.read(settings_of("amazon-beauty", form="2018", files=("reviews.json", "meta.json"), **stars))
+    assert reasons(of_2018) == {"rating outside 1 to 5": [2]}
+    of_2023 = data.read(settings_of("amazon-beauty", form="2023", files=("ratings.csv", "meta.jsonl"), **stars))
+    assert of_2023["interactions"]["timestamp"].tolist() == [1547589356]
+    assert reasons(of_2023) == {"timestamp is not a number": [3]}
+
+
+def sequences(n_users=60, n_items=25, seed=0) -> list[str]:
+    rng, lines = np.random.default_rng(seed), ["user_id,item_id,position"]
+    popularity = 1 / np.arange(1, n_items + 1)
+    for user in range(n_users):
+        items = rng.choice(n_items, size=6, replace=False, p=popularity / popularity.sum())
+        lines += [f"u{user},i{item},{place}" for place, item in enumerate(items)]
+    return lines
+
+
+def prepare_sequences(folder, **changes):
+    titles = ["item_id,title,category", *(f'i{item},"Thing, no. {item}",Toys' for item in range(25))]
+    put(folder, "amazon-video-games", interactions__csv__gz=sequences(), items__csv__gz=titles)
+    cfg = config.load("amazon-video-games", "smoke")
+    cfg = cfg.model_copy(update={"data": cfg.data.model_copy(update={"max_users": None, **changes})})
+    return cfg, data.prepare(cfg)
+
+
+def test_the_last_three_rows_are_label_validation_and_test(folder):
+    _, frames = prepare_sequences(folder)
+    rows = frames["interactions"].merge(frames["split"], on="row")
+    observed = rows[rows["observed"]]
+    by_part = observed.groupby("split")["timestamp"].agg(set).to_dict()
+    assert by_part == {"graph": {0, 1, 2}, "label": {3}, "validation": {4}, "test": {5}}
+    assert (observed["label"] == 1).all() and (rows.loc[~rows["observed"], "label"] == 0).all()
+
+
+def test_a_negative_stands_beside_every_target_and_was_never_taken(folder):
+    _, frames = prepare_sequences(folder)
+    rows = frames["interactions"].merge(frames["split"], on="row")
+    judged = rows[rows["split"] != "graph"]
+    assert (judged.groupby(["user_id", "split"])["label"].agg(list).map(sorted).map(tuple) == (0, 1)).mean() > 0.95
+    assert judged.groupby("request_id")["user_id"].nunique().eq(1).all()
+    taken = set(zip(*(rows.loc[rows["observed"], key] for key in ("user_id", "item_id")), strict=True))
+    drawn = rows[~rows["observed"]]
+    assert not taken & set(zip(drawn["user_id"], drawn["item_id"], strict=True))
+    assert (judged["request_timestamp"] == splits.FOREVER).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_popularity_alone_does_not_tell_negatives_from_targets(seed):
+    rng, n_users, n_items = np.random.default_rng(seed), 4000, 300
+    popularity = rng.pareto(1.2, n_items) + 0.1
+    popularity /= popularity.sum()
+    user_id, item_id = np.arange(n_users), rng.choice(n_items, n_users, p=popularity)
+    known = np.sort(user_id * n_items + item_id)
+    drawn = negatives.draw_negatives(user_id, item_id, user_id, item_id, known, n_items, seed)
+    kept = drawn >= 0
+    degree = np.bincount(item_id, minlength=n_items)
+    score = np.concatenate([degree[item_id[kept]], degree[drawn[kept]]])
+    label = np.repeat([1, 0], kept.sum())
+    assert kept.mean() > 0.9 and abs(metrics.auc(label, score) - 0.5) < 0.03 + 2 * popularity.max()
+
+
+def test_no_other_user_means_no_negative():
+    drawn = negatives.draw_negatives([0, 0], [1, 2], [0, 0], [1, 2], np.array([1, 2]), 3, 0)
+    assert drawn.tolist() == [-1, -1]
+
+
+# Evidence without stars
+
+
+def test_matches_equal_a_loop_over_pairs(folder):
+    _, frames = prepare_sequences(folder)
+    rng = np.random.default_rng(3)
+    user_emb, item_emb = rng.standard_normal((60, 4)), rng.standard_normal((25, 4))
+    similar = retriever.graph_retriever(user_emb, item_emb)
+    rows = frames["interactions"].merge(frames["split"][["row", "split"]], on="row")
+    test, known = rows[rows["split"] == "test"], rows[rows["observed"] & rows["split"].isin(("graph", "label"))]
+    found = retriever.match_evidence(test, known, similar)
+    unit = lambda x: x / np.linalg.norm(x)  # noqa: E731
+    for row, (_, asked) in zip(found.itertuples(), test.iterrows(), strict=True):
+        own = known.loc[known["user_id"] == asked["user_id"], "item_id"]
+        target = unit(item_emb[asked["item_id"]])
+        assert row.others_mean == pytest.approx(unit(user_emb[asked["user_id"]]) @ target, abs=1e-5)
+        assert row.own_mean == pytest.approx(max(unit(item_emb[i]) @ target for i in own), abs=1e-5)
+        assert (row.n_user, row.n_item) == (len(own), (known["item_id"] == asked["item_id"]).sum())
+
+
+def test_negatives_of_the_label_part_are_no_evidence(folder):
+    _, frames = prepare_sequences(folder)
+    rng = np.random.default_rng(3)
+    similar = retriever.graph_retriever(rng.standard_normal((60, 4)), rng.standard_normal((25, 4)))
+    before = retriever.split_matches(frames["interactions"], frames["split"], similar, similar)
+    assert set(np.concatenate(before["others"].tolist())) <= set(range(10))
+    rows, split = frames["interactions"], frames["split"]
+    is_drawn = ~rows["observed"] & (split["split"] == "label").to_numpy()
+    later = before["row"].isin(split.loc[~split["split"].isin(("graph", "label")), "row"])
+    without = retriever.split_matches(rows[~is_drawn], split[~is_drawn.to_numpy()], similar, similar)
+    for column in ("others_mean", "own_mean", "n_user", "n_item"):
+        np.testing.assert_array_equal(before.loc[later, column],
+                                      without.loc[without["row"].isin(before.loc[later, "row"]), column])
+
+
+# Rules that any dataset may use
+
+
+def rated(n=400, n_users=40, n_items=30, seed=0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    pairs = rng.choice(n_users * n_items, n, replace=False)
+    return pd.DataFrame({"line": np.arange(2, n + 2), "user_id": [f"u{p // n_items}" for p in pairs],
+                         "item_id": [f"i{p % n_items}" for p in pairs], "rating": rng.integers(1, 6, n).astype(float),
+                         "timestamp": rng.integers(0, 50, n).astype(float)})  # fmt: skip
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 12))
+def test_the_core_equals_a_loop(seed, k):
+    frame = rated(seed=seed)
+    with tables.open_database() as database:
+        database.register("frame", frame)
+        database.execute("create table ratings as select * from frame")
+        left_out = cleaning._thin(database, settings_of("ml-1m", min_ratings=k))
+        found = set(database.execute("select line from ratings").fetchdf()["line"])
+    while True:
+        of_user, of_item = (frame[key].map(frame[key].value_counts()) for key in ("user_id", "item_id"))
+        kept = frame[(of_user >= k) & (of_item >= k)]
+        if len(kept) == len(frame):
+            break
+        frame = kept
+    assert found == set(frame["line"]) and left_out[0]["n_rows"] == 400 - len(found)
+
+
+def test_the_cap_keeps_the_latest_rows():
+    frame = rated().assign(user_id="one", item_id=lambda f: "i" + f["line"].astype(str))
+    frame["timestamp"] = frame["line"].astype(float)
+    with tables.open_database() as database:
+        database.register("frame", frame)
+        database.execute("create table ratings as select * from frame")
+        left_out = cleaning._thin(database, settings_of("ml-1m", max_user_rows=7))
+        kept = database.execute("select line from ratings order by line").fetchdf()["line"].tolist()
+    assert kept == list(range(395, 402))
+    assert left_out == [{"rule": "a user's rows beyond 7", "n_rows": 393}]
+
+
+def test_without_a_clock_the_split_is_seeded_and_does_not_look_at_the_file_order():
+    rows = pd.DataFrame({"user_id": np.repeat(range(5), 20), "item_id": np.tile(range(20), 5), "timestamp": 0})
+    split = pd.Series(data.split_by_time(rows, (0.6, 0.2, 0.1, 0.1)), index=rows.index)
+    shuffled = rows.sample(frac=1, random_state=1)
+    assert (data.split_by_time(shuffled, (0.6, 0.2, 0.1, 0.1)) == split.loc[shuffled.index]).all()
+    assert split.groupby(rows["item_id"]).nunique().gt(1).any()  # not the first items for everybody
+
+
+def test_own_median_is_of_the_graph_part():
+    rows = pd.DataFrame({"user_id": [0, 0, 0, 0, 1], "rating": [2.0, 4.0, 3.0, 5.0, 3.0]})
+    parts = np.array(["graph", "graph", "label", "test", "test"], dtype=object)
+    assert splits.label_above_own_median(rows, parts).tolist() == [0, 1, 0, 1, 0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 12))
+def test_the_last_three_parts_hold_one_row_each(n):
+    ends = splits.last_three_ends([n])[0]
+    sizes = np.diff(ends, prepend=0)
+    assert sizes.sum() == n and (sizes >= 0).all() and (n < 4 or sizes.tolist() == [n - 3, 1, 1, 1])
+    assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
