@@ -15,8 +15,10 @@ ML_100K_DEVELOPMENT_USERS = """
 # Sequences without stars: the user's next item against another user's (DIN's protocol).
 SEQUENCES = {
     "form": "sequences", "files": ("interactions.csv", "items.csv"), "item_noun": "product", "clock": "order",
-    "label_rule": "sampled-negatives", "split_rule": "last-three", "rating_range": (1.0, 1.0),
+    "label_rule": "sampled-negatives", "split_rule": "last-three", "rating_range": (1.0, 1.0), "n_label_rows": 4400,
 }  # fmt: skip
+# A step holds about a dozen labels everywhere: where requests are small, it takes several of them.
+PAIRS = {"heads": {"requests_per_step": 6}, "report": {"time_split": False}}
 
 DATASETS: dict[str, dict[str, dict]] = {
     "ml-100k": {"data": {"development_users": tuple(ML_100K_DEVELOPMENT_USERS.split())}},
@@ -28,8 +30,8 @@ DATASETS: dict[str, dict[str, dict]] = {
                      "own median": {"label_rule": "own-median"},
                      "zeros are negative": {"zero_is_no_rating": False, "rating_range": (0.0, 10.0)},
                  }},
-        "report": {"time_split": False},
+        "heads": {"requests_per_step": 4}, "report": {"time_split": False},
     },
-    "amazon-beauty": {"data": SEQUENCES, "report": {"time_split": False}},
-    "amazon-video-games": {"data": SEQUENCES | {"item_noun": "game"}, "report": {"time_split": False}},
+    "amazon-beauty": {"data": SEQUENCES, **PAIRS},
+    "amazon-video-games": {"data": SEQUENCES | {"item_noun": "game"}, **PAIRS},
 }  # fmt: skip
