@@ -13,11 +13,13 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_array
 from torch_geometric.nn import LightGCN
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from eestudy.progress import progress
 
+USERS_AT_ONCE = 1024  # whose scores of all items are held at one time
 MAX_STEPS = 32  # of an epoch
 FEW_EDGES = 500_000  # up to so many, one thread multiplies; see `_multiply`
 
@@ -302,10 +304,13 @@ def rank_items(
     Returns:
         ranked_relevance [Q, k] bool and n_relevant [Q] int of the Q users with at least one relevant item, by id.
     """
-    users = np.unique(relevant[0])  # [Q]
-    wanted = np.zeros((len(user_emb), len(item_emb)), dtype=bool)
-    wanted[relevant] = True
-    score = user_emb @ item_emb.T  # [U, I]
-    score[seen] = -np.inf
-    top = np.argsort(-score[users], axis=1, kind="stable")[:, :k]  # [Q, k]
-    return np.take_along_axis(wanted[users], top, axis=1), wanted[users].sum(axis=1)
+    known, wanted = (csr_array((np.ones(len(pairs[0]), dtype=bool), tuple(map(np.asarray, pairs))),
+                               shape=(len(user_emb), len(item_emb))) for pairs in (seen, relevant))  # fmt: skip
+    users, found = np.unique(relevant[0]), []  # [Q]
+    for part in np.array_split(users, max(1, -(-len(users) // USERS_AT_ONCE))):
+        score = user_emb[part] @ item_emb.T  # [q, I]
+        score[known[part].nonzero()] = -np.inf
+        top = np.argsort(-score, axis=1, kind="stable")[:, :k]  # [q, k]
+        is_wanted = wanted[part].toarray()  # [q, I]
+        found.append((np.take_along_axis(is_wanted, top, axis=1), is_wanted.sum(axis=1)))
+    return tuple(np.concatenate(pieces) for pieces in zip(*found, strict=True))

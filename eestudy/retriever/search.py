@@ -70,15 +70,18 @@ def _top(score: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
 
 def _contenders(arrays: dict[str, np.ndarray]) -> dict:
     """One look-up each: (query user, the target's raters) -> the k raters to ask, every array ready in memory."""
-    k, emb, ratings = int(arrays["k"]), normalise(arrays["vectors"]), normalise(arrays["rating_vectors"])
+    k, emb = int(arrays["k"]), normalise(arrays["vectors"])
     index, active, rng = build_index(emb), arrays["n_ratings"], np.random.default_rng(0)
-    return {
+    contenders = {
         "graph": lambda user, raters: search(index, emb[user : user + 1], k, raters)[0][0],
         "graph, arrays": lambda user, raters: _top(emb[raters] @ emb[user], raters, k),
-        "cosine on ratings": lambda user, raters: _top(ratings[raters] @ ratings[user], raters, k),
         "most active": lambda user, raters: _top(active[raters], raters, k),
         "random": lambda user, raters: rng.choice(raters, min(k, len(raters)), replace=False),
     }
+    if "rating_vectors" in arrays:
+        ratings = normalise(arrays["rating_vectors"])
+        contenders["cosine on ratings"] = lambda user, raters: _top(ratings[raters] @ ratings[user], raters, k)
+    return contenders
 
 
 def _lookup_times(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -448,14 +451,14 @@ def neighbors(
 
 
 def lookup_times(
-    user_emb: np.ndarray, rating_vectors: np.ndarray, users: np.ndarray, raters: list[np.ndarray], k: int,
+    user_emb: np.ndarray, rating_vectors: np.ndarray | None, users: np.ndarray, raters: list[np.ndarray], k: int,
     own_process: bool | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Seconds per look-up: one user, one target's raters, the k raters to ask.
 
     Args:
         user_emb: [U, D] graph embeddings.
-        rating_vectors: [U, I] ratings, 0 where there is none (the rival "cosine on ratings").
+        rating_vectors: [U, I] ratings, 0 where there is none (the rival "cosine on ratings"); None: without that rival.
         users: [Q] the asking users.
         raters: Q arrays of user ids, none empty.
         k: neighbours.
@@ -465,11 +468,14 @@ def lookup_times(
         name -> seconds [Q]. "graph" goes through FAISS, "graph, arrays" is the same search in plain numpy;
         all contenders answer each query in turn, after a warm-up on the last queries.
     """
+    everybody = np.concatenate(raters)
     arrays = {
-        "vectors": user_emb, "rating_vectors": rating_vectors, "users": np.asarray(users), "k": np.int64(k),
-        "n_ratings": (rating_vectors > 0).sum(axis=1), "raters": np.concatenate(raters),
+        "vectors": user_emb, "users": np.asarray(users), "k": np.int64(k), "raters": everybody,
+        "n_ratings": np.bincount(everybody, minlength=len(user_emb)),
         "splits": np.cumsum([len(ids) for ids in raters])[:-1],
     }  # fmt: skip
+    if rating_vectors is not None:
+        arrays["rating_vectors"] = rating_vectors
     return _run("lookup_times", arrays, own_process)
 
 
