@@ -43,8 +43,8 @@ FINGERPRINTS = $(NAMES:%=$(RUN)/fingerprints/%.json)
 ifneq ($(NUM_PROCESSES),1)
 BEFORE_05_exit_heads = threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(NUM_PROCESSES) )); \
 	EESTUDY_PLAIN_PROGRESS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1 \
-	$(PY) -m accelerate.commands.launch $(LAUNCH) --num_processes $(NUM_PROCESSES) --main_process_port 0 \
-	--num_cpu_threads_per_process $$(( threads > 0 ? threads : 1 )) -m eestudy.training $(ARGS)
+	$(PY) -m accelerate.commands.launch --num_cpu_threads_per_process $$(( threads > 0 ? threads : 1 )) \
+	--main_process_port 0 $(LAUNCH) --num_processes $(NUM_PROCESSES) -m eestudy.training $(ARGS)
 endif
 
 .PHONY: help env assets refresh reproduce bench llama check test unit lint lab reference clean

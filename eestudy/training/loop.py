@@ -164,7 +164,7 @@ def _step(accelerator: Accelerator, wrapped, optimizer, batch: list[Request], st
 
 
 def _average_heads(accelerator: Accelerator, heads) -> None:
-    """Average the heads' gradients where the backbone is sharded and the heads are left alone (`ignored_modules`)."""
+    """Average the gradients of the heads, where accelerate shards the backbone and is told to ignore them."""
     if accelerator.is_fsdp2:
         for parameter in heads.parameters():
             parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
