@@ -47,7 +47,7 @@ BEFORE_05_exit_heads = threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(NUM_PROCES
 	--main_process_port 0 $(LAUNCH) --num_processes $(NUM_PROCESSES) -m eestudy.training $(ARGS)
 endif
 
-.PHONY: help env assets refresh reproduce bench llama check test unit lint lab reference clean
+.PHONY: help env assets refresh reproduce bench scale llama check test unit lint lab reference clean
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
 .DEFAULT_GOAL = help
@@ -105,6 +105,9 @@ $(RUN)/summary.txt: $(RUN)/notebooks/09_report.ipynb
 bench: env assets refresh $(RUN)/notebooks/06_exit_policies.ipynb ## race the scorer against its rivals (half an hour)
 	@$(PY) -m eestudy.bench $(ARGS)
 	@$(MAKE) --no-print-directory reproduce
+
+scale: env ## how reading, graph and look-up grow, to 25 million ratings (half an hour, 16 GB)
+	@$(PY) -m eestudy.scale $(ARGS)
 
 llama: env ## install llama.cpp's wheel, an optional rival of `make bench`
 	@$(PY) -m pip install -q -c requirements.txt -e '.[llama]'

@@ -34,6 +34,10 @@ BENCH = tuple(f"bench_{part}.csv" for part in (
 ))  # fmt: skip
 
 
+# the tables of `python -m eestudy.scale`
+SCALE = tuple(f"scale_{part}.csv" for part in ("reading", "graph", "search"))
+
+
 class ArtifactError(RuntimeError):
     """An artifact is missing, incomplete or not what its sidecar says."""
 

@@ -21,7 +21,7 @@ class Step:
     settings: tuple[str, ...] = ()  # sections of `config`, or single fields of them
     assets: tuple[str, ...] = ()
     files: tuple[str, ...] = ()  # committed files it compares with, relative to the project's root
-    optional: tuple[str, ...] = ()  # tables of `make bench`, told where they are there
+    optional: tuple[str, ...] = ()  # tables measured apart (`make bench`, `make scale`), told where they are there
     brought: bool = False  # files that the reader brings for a dataset
 
 
@@ -61,6 +61,8 @@ STEPS = {
         reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "baseline_scores.parquet"),
         writes=("embeddings.safetensors", "evidence.parquet", "evidence_model_scores.parquet", "metrics_03.json"),
         settings=("data", "baselines", "retriever", "policy.n_bootstrap", "report.time_split"),
+        files=tuple(f"results/reference/scale/{name}" for name in artifacts.SCALE),
+        optional=artifacts.SCALE,
     ),
     "04_prompts": Step(
         reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "evidence.parquet"),

@@ -1,8 +1,10 @@
-"""Progress of long work: a bar for a person, one plain line every 30 s under make."""
+"""Progress of long work: a bar for a person, one plain line every 30 s under make. And how much memory it took."""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import time
 from collections.abc import Iterable
 
@@ -42,3 +44,9 @@ def _plain(items: Iterable, label: str, total: int | None, unit: str, initial: i
             seconds_each = (now - start) / (done - initial)
             left = f", about {(total - done) * seconds_each / 60:.1f} min left" if total else ""
             print(f"[progress] {label}: {done}/{total or '?'} {unit}s{left}", flush=True)
+
+
+def most_held_mb() -> float:
+    """The most memory that this process has held so far, in MB (2^20 bytes)."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 2**10)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eestudy import assets, config, data, metrics, retriever
+from eestudy.data import __main__ as command
 from eestudy.data import cleaning, movielens, negatives, splits, tables
 
 BOOKS = ["ISBN,Book-Title,Book-Author,Year-Of-Publication,Publisher,source"]
@@ -300,3 +301,31 @@ def test_the_last_three_parts_hold_one_row_each(n):
     sizes = np.diff(ends, prepend=0)
     assert sizes.sum() == n and (sizes >= 0).all() and (n < 4 or sizes.tolist() == [n - 3, 1, 1, 1])
     assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
+
+
+# --- without a notebook
+
+
+def test_a_dataset_is_looked_at_from_the_command_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["examples/study.toml", "--profile", "smoke"])
+    found = json.loads(capsys.readouterr().out)
+    frames = data.prepare(config.load("examples/study.toml", "smoke"))
+    assert found["n_interactions"] == len(frames["interactions"]) and found["n_users"] == len(frames["users"])
+    assert found["share_of_clicks"] == pytest.approx(frames["interactions"]["label"].mean())
+    assert set(found["seconds"]) == {"read", "prepare", "check"} and found["peak_mb"] > 10
+    assert ended.value.code == any(finding["stops"] for finding in found["findings"])
+
+
+def test_the_command_line_names_what_is_missing(folder):
+    for name in ("nowhere", "bookcrossing"):
+        with pytest.raises(SystemExit, match=f"error: .*{name}"):
+            command.main([name])
+
+
+def test_data_that_cannot_support_the_study_ends_with_status_one(monkeypatch, capsys):
+    stops = data.Finding(True, "one user has 90% of the rows", "Cap it.")
+    monkeypatch.setattr(data, "check_support", lambda *_: [stops])
+    with pytest.raises(SystemExit) as ended:
+        command.main(["examples/study.toml"])
+    assert ended.value.code == 1 and json.loads(capsys.readouterr().out)["findings"] == [vars(stops)]

@@ -13,7 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eestudy import artifacts, config, metrics, report
-from eestudy.report import comparison, datasets, figures, headline, narrative, page, readme, reference, tables
+from eestudy.report import (
+    comparison,
+    datasets,
+    figures,
+    headline,
+    narrative,
+    page,
+    readme,
+    reference,
+    retrieval,
+    tables,
+)
 from eestudy.report.__main__ import main
 from eestudy.report.judged import llm_scores, policy_scores, stack
 
@@ -616,8 +627,44 @@ def test_the_table_over_datasets_shows_every_reference(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"dataset": name, "metrics": items}))
     found = datasets.read_references(root=tmp_path)
-    lines = datasets.datasets_table(found).splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| a", "| b"]
-    assert lines[2].count("not measured") == len(datasets.COLUMNS) - 1
-    assert "0.800 [0.790, 0.810]" in lines[3] and "+0.100 [" in lines[3] and " 0.100 [" not in lines[3]
-    assert all(line.count("|") == len(datasets.COLUMNS) + 1 for line in lines)
+    tables = [table.splitlines() for table in datasets.datasets_table(found).split("\n\n")]
+    assert len(tables) == 3
+    for lines in tables:
+        assert [line.split(" | ")[0] for line in lines[2:]] == ["| a", "| b"]
+        n_columns = lines[0].count("|")
+        assert all(line.count("|") == n_columns for line in lines) and lines[1] == "|" + "---|" * (n_columns - 1)
+        assert lines[2].count("not measured") >= n_columns - 2
+    auc, gains, cost = (lines[3] for lines in tables)
+    assert "0.800 [0.790, 0.810]" in auc and "0.100 [" not in auc
+    assert "+0.100 [+0.090, +0.110]" in gains and "not measured" in cost
+
+
+def reading(**changed):
+    """Entries that the sentences on retrieval are made of: name -> (value, low, high)."""
+    found = {"auc_retrieval_gain": (0.1, 0.05, 0.15), "auc_similar_users_gain": (0.01, -0.01, 0.03),
+             "evidence_n_item_median_test": (3.0, 3.0, 3.0), "evidence_without_others_test": (0.25, 0.25, 0.25),
+             "auc_others_mean": (0.6, 0.5, 0.7), "auc_others_mean_graph_minus_random": (0.001, -0.01, 0.012),
+             "auc_item_mean_before_request": (0.59, 0.5, 0.6)} | changed  # fmt: skip
+    return {name: artifacts.metric(name, value, "AUC", ci95=(low, high), n=9)
+            for name, (value, low, high) in found.items()}
+
+
+def test_retrieval_is_said_to_help_only_where_its_interval_does():
+    effect, density, popularity = retrieval.retrieval_sentences(reading())
+    assert "all of it, raises AUC by +0.100 [+0.050, +0.150]" in effect
+    assert "as in the paper, shows no effect on AUC, +0.010 [-0.010, +0.030]" in effect
+    assert "from 3 users" in density and "25.0 %" in density
+    assert "anybody would do" in popularity and "item's mean 0.590" in popularity
+    worse = reading(auc_similar_users_gain=(-0.1, -0.2, -0.05), auc_others_mean_graph_minus_random=(0.1, 0.05, 0.2))
+    effect, _, popularity = retrieval.retrieval_sentences(worse)
+    assert "lowers AUC by -0.100" in effect and "it matters whom one asks" in popularity
+    assert retrieval.retrieval_sentences({}) == []
+
+
+def test_the_papers_figures_stand_beside_ours_of_the_same_dataset(built):
+    head = built[-1]["headline"]
+    ours = {"dataset": "bookcrossing", "metrics": [], "headline": head}
+    lines = datasets.paper_table([ours, {"dataset": "ml-100k", "metrics": [], "headline": head}]).splitlines()
+    rows = lines[2 : lines.index("")]
+    assert len(rows) == 3 and all(row.startswith("| BookCrossing: ") and " | T | " in row for row in rows)
+    assert "72.51 percent" in "".join(rows) and "auc full depth similar users only" in "".join(rows)

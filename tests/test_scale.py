@@ -334,12 +334,15 @@ def test_a_measurement_keeps_each_part_and_repeats_what_changed(run, monkeypatch
     assert graph_table["recovered"].between(0, 1).all() and (graph_table["by_chance"] < 0.05).all()
     exponent = contest.fit_exponents(graph_table)
     assert list(exponent["dimension"].unique()) == ["edges"] and np.isfinite(exponent["exponent"].astype(float)).any()
+    reading_table = artifacts.read_table(run, "scale_reading.csv")
+    assert reading_table["size"].is_monotonic_increasing and (reading_table["kept"] == reading_table["size"]).all()
+    assert (reading_table["peak_mb"] > 10).all() and (reading_table["seconds"] > 0).all()
     assert len(search_table) == 9 and search_table["recall"].between(0, 1).all()
     assert (search_table.filter(like="_ms_p") > 0).all(axis=None)
     assert search_table["n_users"].unique().tolist() == [200]
 
     stamps = {path.name: path.stat().st_mtime_ns for path in run.root.glob("scale_*.csv")}
-    assert len(stamps) == 5
+    assert len(stamps) == 8
     run.path("scale_graph_2000.csv").unlink()
     command.measure_all(run, cfg, measure.SMALL)
     changed = {path.name for path in run.root.glob("scale_*.csv") if path.stat().st_mtime_ns != stamps[path.name]}
@@ -348,11 +351,12 @@ def test_a_measurement_keeps_each_part_and_repeats_what_changed(run, monkeypatch
 
 def test_other_settings_sizes_or_seeds_make_the_parts_stale():
     cfg = config.load("ml-100k", "smoke", 0)
-    prints = {command.fingerprint(*about) for about in (
+    prints = {command.fingerprint(*about, name) for name in command.SOURCES for about in (
         (cfg, measure.SMALL), (cfg, measure.FULL), (config.load("ml-100k", "smoke", 1), measure.SMALL),
         (config.load("ml-100k", "laptop", 0), measure.SMALL))}  # fmt: skip
-    assert len(prints) == 4 and command.fingerprint(cfg, measure.SMALL) in prints
-    assert all(list((artifacts.ROOT / "eestudy").glob(pattern)) for pattern in command.SOURCES)
+    assert len(prints) == 12 and command.fingerprint(cfg, measure.SMALL, "graph") in prints
+    patterns = {pattern for sources in command.SOURCES.values() for pattern in sources}
+    assert all(list((artifacts.ROOT / "eestudy").glob(pattern)) for pattern in patterns)
 
 
 def test_the_command_line_measures_into_the_named_run(run, capsys):

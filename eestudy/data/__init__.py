@@ -110,6 +110,8 @@ def prepare(cfg: StudyConfig, raw: dict[str, pd.DataFrame] | None = None) -> dic
     data = cfg.data
     raw = read(data) if raw is None else raw
     frames = index_ids({**raw, "interactions": keep_users(raw["interactions"], data.max_users)})
+    quarantine = raw["quarantine"]
+    del raw  # of large datasets a gigabyte, where the caller does not hold it
     interactions = frames["interactions"]
     is_development = frames["users"]["source_user_id"].isin(data.development_users).to_numpy()
     parts = name_parts(interactions, is_development, data)
@@ -119,7 +121,7 @@ def prepare(cfg: StudyConfig, raw: dict[str, pd.DataFrame] | None = None) -> dic
     else:
         interactions["observed"] = True
     split = split_frame(interactions, parts, data, cfg.seed)
-    return {**frames, "interactions": interactions, "split": split, "quarantine": raw["quarantine"]}
+    return {**frames, "interactions": interactions, "split": split, "quarantine": quarantine}
 
 
 def label_rows(interactions: pd.DataFrame, parts, data: DataConfig) -> np.ndarray:

@@ -36,7 +36,8 @@ def check_support(frames: dict[str, pd.DataFrame], data: DataConfig, n_read: int
     Returns:
         What was found, what stops the study first; [] where all is well.
     """
-    rows = frames["interactions"].merge(frames["split"], on="row")
+    split = frames["split"].set_index(frames["interactions"].index)  # row by row the same: no copy is made of either
+    rows = pd.concat([frames["interactions"], split.drop(columns="row")], axis=1)
     found = [*_classes(rows), *_clock(rows, data), *_heavy(rows),
              *_unknown_items(n_read or len(rows), frames["quarantine"])]  # fmt: skip
     return sorted(found, key=lambda finding: not finding.stops)

@@ -104,8 +104,10 @@ def split_by_time(interactions: pd.DataFrame, fractions, seed: int = SPLIT_SEED)
     order = time_order(interactions, seed)
     user_id = interactions["user_id"].to_numpy()[order]
     _, inverse, counts = np.unique(user_id, return_inverse=True, return_counts=True)
-    ends = (last_three_ends(counts) if fractions is None else part_ends(counts, fractions))[inverse]  # [n, 4]
-    part = (position_in_group(user_id)[:, None] >= ends[:, :-1]).sum(axis=1)
+    ends = last_three_ends(counts) if fractions is None else part_ends(counts, fractions)  # [U, 4]
+    place, part = position_in_group(user_id), np.zeros(len(user_id), dtype=np.int8)
+    for end in ends.T[:-1]:  # one after the other: [n, 4] would be the largest array of the whole preparation
+        part += place >= end[inverse]
     split = np.empty(len(interactions), dtype=object)
     split[order] = np.array(SPLITS[:4], dtype=object)[part]
     return split
@@ -138,9 +140,9 @@ def assign_halves(user_id, split, seed: int = SPLIT_SEED) -> np.ndarray:
     is_validation = split == "validation"
     users = np.unique(user_id[is_validation])
     shuffled = users[np.argsort(mix(users, seed, 1), kind="stable")]
-    selected = np.isin(user_id, shuffled[: (len(users) + 1) // 2])
-    half = np.where(selected, "select", "risk").astype(object)
-    half[~is_validation] = ""
+    half = np.full(len(split), "", dtype=object)
+    selected = np.isin(user_id[is_validation], shuffled[: (len(users) + 1) // 2])
+    half[is_validation] = np.where(selected, "select", "risk").astype(object)
     return half
 
 

@@ -53,6 +53,7 @@ def open_database(memory_mb: int = MEMORY_MB) -> Iterator[duckdb.DuckDBPyConnect
     with tempfile.TemporaryDirectory(prefix="eestudy-") as folder:
         settings = {"memory_limit": f"{memory_mb}MB", "preserve_insertion_order": True}
         with duckdb.connect(str(Path(folder) / "tables.duckdb"), config=settings) as database:
+            database.execute("set enable_progress_bar = false")  # it would print into whatever reads our output
             yield database
 
 

@@ -9,6 +9,7 @@ from eestudy.report.comparison import CLASSES, published
 from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import exit_layers
 from eestudy.report.page import escape_markdown, number, plain_text
+from eestudy.report.retrieval import retrieval_sentences
 
 FIGURES = {  # file name: caption
     "08_tradeoff_token_layers": "Accuracy against token-layers, with the models that need no LLM on the frontier.",
@@ -91,6 +92,7 @@ def findings(metrics: dict) -> list[str]:
         verdict(values.get("auc_stacked_minus_evidence_model"), "LLM and simple model stacked", evidence),
         verdict(values.get("auc_early_exit_minus_full_depth"), early, "full depth"),
         verdict(values.get("auc_dynamic_minus_static_same_cost"), early, static),
+        *retrieval_sentences(values),
         _saving_sentence(values), _speed_sentence(values), _depth_sentence(values),
     ]  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eestudy.report.datasets import datasets_table
+from eestudy.report.datasets import datasets_table, paper_table, where_retrieval_helps
 from eestudy.report.narrative import number, with_interval
 
 RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_truncated_program",
@@ -82,7 +82,9 @@ def render_readme(text: str, metrics: dict, references: Sequence[dict] = ()) -> 
         references: those of all datasets, for the table over datasets.
     """
     blocks = {"answer": readme_answer(metrics), "results": "\n" + readme_table(metrics),
-              "expect": readme_expectation(metrics), "datasets": "\n" + datasets_table(references or [metrics])}
+              "expect": readme_expectation(metrics), "datasets": "\n" + datasets_table(references or [metrics]),
+              "retrieval": "\n" + where_retrieval_helps(references or [metrics]),
+              "paper": "\n" + paper_table(references or [metrics])}
     for name, content in blocks.items():
         start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
         head, found, rest = text.partition(start)

@@ -189,4 +189,7 @@ def make(run: artifacts.Run, cfg: StudyConfig, base: Path = BASE) -> Path:
         text = json.dumps(provenance(metrics), indent=1, sort_keys=True)
         artifacts.write_atomic(fresh / "provenance.json", (text + "\n").encode())
     _swap(fresh, target)
+    for name in artifacts.SCALE:  # about made-up graphs: they stand beside the datasets
+        if artifacts.artifact_hash(run, name):
+            artifacts.write_atomic(base / "scale" / name, artifacts.read_bytes(run, name))
     return target

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from itertools import count
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from eestudy.config import RetrieverConfig
+from eestudy.progress import most_held_mb
 from eestudy.retriever.graph import MAX_STEPS, train_lightgcn
 from eestudy.retriever.search import index_times
 from eestudy.scale.synthetic import PlantedGraph, planted_graph, recovered_groups
@@ -25,6 +24,7 @@ MIN_ITEMS = 1000
 class Sizes:
     """How much is measured."""
 
+    rows: tuple[int, ...] = (250_000, 2_500_000, 25_000_000)  # of files that are read and prepared
     edges: tuple[int, ...] = (20_000, 200_000, 2_000_000, 20_000_000)  # 1,000 to 1,000,000 users
     searched: tuple[int, ...] = (200_000, 2_000_000, 20_000_000)  # graphs whose users are looked up
     epochs: int = 5  # the first one warms up
@@ -36,19 +36,14 @@ class Sizes:
 
 
 FULL = Sizes()
-SMALL = Sizes(edges=(2_000, 4_000), searched=(4_000,), epochs=3, n_requests=6, n_tuning=2, n_targets=4, k=4)
+SMALL = Sizes(rows=(4_000, 8_000), edges=(2_000, 4_000), searched=(4_000,), epochs=3, n_requests=6, n_tuning=2,
+              n_targets=4, k=4)  # fmt: skip
 
 
 def graph_of(n_edges: int, seed: int) -> PlantedGraph:
     """The planted graph of one size: 20 edges a user, 10 users an item, at least 1,000 items."""
     n_users = n_edges // EDGES_PER_USER
     return planted_graph(n_users, max(MIN_ITEMS, n_users // USERS_PER_ITEM), n_edges, seed=seed)
-
-
-def most_held_mb() -> float:
-    """The most memory that this process has held so far, in MB (2^20 bytes)."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def epoch_gflop(n_edges: int, n_nodes: int, n_steps: int, cfg: RetrieverConfig) -> float:

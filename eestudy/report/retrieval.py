@@ -1,0 +1,63 @@
+"""Where retrieval helps and where it does not, and what lies behind it: density and popularity, in sentences."""
+
+from __future__ import annotations
+
+from eestudy.report.page import number
+
+FACTS = {  # those that a dataset has
+    "auc_item_mean_before_request": "the item's mean", "auc_user_mean_before_request": "the user's mean",
+    "auc_n_item_before_request": "the item's number of rows", "auc_n_user_before_request": "the user's number of rows",
+    "auc_own_mean": "the user's own most similar items",
+}  # fmt: skip
+
+
+def retrieval_sentences(values: dict[str, dict]) -> list[str]:
+    """What evidence adds to the LLM, and what the evidence itself is worth.
+
+    Args:
+        values: entries of `metrics.json` on test rows by name.
+
+    Returns:
+        Sentences; what was not measured is left out, so [] where nothing was.
+    """
+    return [sentence for sentence in (_effect(values), _density(values), _popularity(values)) if sentence]
+
+
+def _effect(values: dict) -> str:
+    both, similar = (_moved(values.get(f"auc_{name}_gain")) for name in ("retrieval", "similar_users"))
+    if not both or not similar:
+        return ""
+    return f"Evidence in the prompt, all of it, {both}; similar users' alone, as in the paper, {similar}."
+
+
+def _moved(item: dict | None) -> str:
+    if item is None or item["value"] is None or item["ci95"] is None:
+        return ""
+    low, high = item["ci95"]
+    word = "raises AUC by" if low > 0 else "lowers AUC by" if high < 0 else "shows no effect on AUC,"
+    return f"{word} {_signed(item)}"
+
+
+def _density(values: dict) -> str:
+    raters, nobody = (values.get(name) for name in ("evidence_n_item_median_test", "evidence_without_others_test"))
+    if raters is None or nobody is None:
+        return ""
+    return (f"Density: the median test target is known from {number(raters['value'], 0)} users; for "
+            f"{number(100 * nobody['value'], 1)} % of the test rows there is no evidence of others.")  # fmt: skip
+
+
+def _popularity(values: dict) -> str:
+    """Whether it matters whom one asks: the graph's neighbours against anybody's, and against the plain facts."""
+    chosen, alone = values.get("auc_others_mean_graph_minus_random"), values.get("auc_others_mean")
+    if chosen is None or alone is None or chosen["ci95"] is None:
+        return ""
+    low, high = chosen["ci95"]
+    word = ("it matters whom one asks" if low > 0 else "random ones tell more" if high < 0 else
+            "anybody would do: they tell how liked the item is, not what this user likes")  # fmt: skip
+    facts = [f"{name} {number(values[key]['value'], 3)}" for key, name in FACTS.items() if key in values]
+    return (f"Without an LLM, similar users have an AUC of {number(alone['value'], 3)}, {_signed(chosen)} against "
+            f"random ones: {word}. Beside it: {', '.join(facts)}.")  # fmt: skip
+
+
+def _signed(item: dict) -> str:
+    return f"{number(item['value'], 3, True)} [{', '.join(number(end, 3, True) for end in item['ci95'])}]"
