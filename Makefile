@@ -118,9 +118,11 @@ check: env assets ## compare the run with the committed reference
 reference: env assets ## make this run the committed reference of its dataset and profile
 	@$(PY) -m eestudy.report reference $(ARGS)
 
-test: env assets lint ## lint, the whole smoke chain with its benchmark, its check, then every test
+test: env assets lint ## lint, the whole smoke chain with its benchmark, its check, own data, then every test
 	rm -rf .smoke
 	@$(MAKE) --no-print-directory bench check DATASET=ml-100k PROFILE=smoke SEED=0 RUN_DIR=.smoke
+	@for study in examples/study.toml examples/no_stars.toml; do \
+	  $(MAKE) --no-print-directory reproduce DATASET=$$study PROFILE=smoke SEED=0 RUN_DIR=.smoke || exit 1; done
 	@$(MAKE) --no-print-directory unit
 
 unit: env ## the tests alone

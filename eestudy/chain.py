@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from eestudy import artifacts
+from eestudy import artifacts, config
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ STEPS = {
                "tradeoff.csv", "choices.json", *FIGURES),
         writes=("metrics.json", "metrics_09.json", "report.md", "report.html"),
         settings=("data", "backbone", "heads", "policy", "report"),
-        files=("results/published.csv", f"{REFERENCE}/metrics.json", f"{REFERENCE}/seed_deviation.json"),
+        files=("results/published.csv", f"{REFERENCE}/metrics.json", f"{REFERENCE}/seed_deviation.json",
+               *(f"results/reference/{name}/{{profile}}/metrics.json" for name in config.DATASETS)),
     ),
 }
 PROJECT = Project(artifacts.ROOT / "notebooks", artifacts.ROOT / "eestudy", STEPS)

@@ -89,3 +89,21 @@ def test_a_study_is_named_by_its_file(tmp_path, name):
 def test_the_example_can_be_loaded():
     cfg = config.load("examples/study.toml")
     assert cfg.data.name == "study" and all(path.exists() for path in cfg.data.brought_files(None))
+
+
+def test_a_toml_may_change_a_known_dataset_only(tmp_path):
+    path = tmp_path / "big.toml"
+    path.write_text('[data]\ndataset = "amazon-beauty"\nform = "2018"\nfiles = ["a", "b"]\n'
+                    '[backbone]\nsource = "x/y"\n')  # fmt: skip
+    cfg, known = config.load(str(path)), config.load("amazon-beauty")
+    assert cfg.data == known.data.model_copy(update={"form": "2018", "files": ("a", "b")})
+    assert cfg.backbone.source == "x/y" and cfg.heads == known.heads and cfg.report == known.report
+    path.write_text('[data]\ndataset = "nowhere"\n')
+    with pytest.raises(ValueError, match=r"big.toml: unknown dataset 'nowhere'; known: ml-100k"):
+        config.load(str(path))
+
+
+def test_the_example_of_another_model_stays_on_its_dataset():
+    cfg = config.load("examples/other_llm.toml", "full")
+    assert cfg.data.name == "ml-100k" and cfg.data.n_label_rows is None and cfg.backbone.dtype == "bfloat16"
+    assert cfg.backbone.source != config.load("ml-100k", "full").backbone.source

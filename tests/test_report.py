@@ -8,7 +8,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
+import peft
 import pytest
+import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +20,7 @@ from eestudy.report import (
     comparison,
     datasets,
     figures,
+    full_profile,
     headline,
     narrative,
     page,
@@ -519,7 +523,10 @@ def test_reference_then_check(places, capsys, tmp_path, monkeypatch):
     run, folder = places
     readme = tmp_path / "README.md"  # never the real one
     readme.write_text("a <!-- results:start --><!-- results:end --> b <!-- expect:start --><!-- expect:end --> c")
+    page = tmp_path / "full_profile.md"
+    page.write_text("<!-- hours:start --><!-- hours:end -->")
     monkeypatch.setattr("eestudy.report.__main__.README", readme)
+    monkeypatch.setattr("eestudy.report.__main__.FULL_PROFILE", page)
     notebook = {"cells": [{"cell_type": "code", "source": "", "metadata": {"papermill": {"x": 1}}, "outputs": [
         {"output_type": "stream", "text": [f"read {run.root}/items\n", *[f"{HOSTILE[1]}\n"] * 30]},
         {"output_type": "stream", "text": [f"read {run.root}/items\n"]}]}], "metadata": {"papermill": {}}}  # fmt: skip
@@ -541,6 +548,7 @@ def test_reference_then_check(places, capsys, tmp_path, monkeypatch):
     assert main(["check"]) == 1
     assert "auc_full_depth_retrieval" in capsys.readouterr().out
     assert main(["summary"]) == 0
+    assert "| ml-100k |" in page.read_text()
     once = readme.read_text()
     assert "| AUC at full depth" in once and once.startswith("a ") and once.endswith(" c")
     assert main(["readme"]) == 0
@@ -627,16 +635,17 @@ def test_the_table_over_datasets_shows_every_reference(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"dataset": name, "metrics": items}))
     found = datasets.read_references(root=tmp_path)
-    tables = [table.splitlines() for table in datasets.datasets_table(found).split("\n\n")]
+    tables = datasets.dataset_tables(found)
     assert len(tables) == 3
-    for lines in tables:
-        assert [line.split(" | ")[0] for line in lines[2:]] == ["| a", "| b"]
-        n_columns = lines[0].count("|")
-        assert all(line.count("|") == n_columns for line in lines) and lines[1] == "|" + "---|" * (n_columns - 1)
-        assert lines[2].count("not measured") >= n_columns - 2
-    auc, gains, cost = (lines[3] for lines in tables)
-    assert "0.800 [0.790, 0.810]" in auc and "0.100 [" not in auc
-    assert "+0.100 [+0.090, +0.110]" in gains and "not measured" in cost
+    for table in tables:
+        assert table.iloc[:, 0].tolist() == ["a", "b"] and (table.iloc[0, 1:] == "not measured").all()
+    auc, gains, _ = tables
+    assert auc.loc[1, "all evidence"] == "0.800 [0.790, 0.810]"
+    assert gains.loc[1, "evidence less text alone"] == "+0.100 [+0.090, +0.110]"
+    own = {"dataset": "b", "profile": "laptop", "metrics": [entry("auc_full_depth_retrieval", 0.9)], "headline": {}}
+    beside = datasets.beside_references(own, tmp_path)
+    assert beside == [own]  # its own reference gives way, the other one holds nothing
+    assert datasets.beside_references(own | {"dataset": "c"}, tmp_path)[0]["dataset"] == "b"
 
 
 def reading(**changed):
@@ -664,7 +673,40 @@ def test_retrieval_is_said_to_help_only_where_its_interval_does():
 def test_the_papers_figures_stand_beside_ours_of_the_same_dataset(built):
     head = built[-1]["headline"]
     ours = {"dataset": "bookcrossing", "metrics": [], "headline": head}
-    lines = datasets.paper_table([ours, {"dataset": "ml-100k", "metrics": [], "headline": head}]).splitlines()
-    rows = lines[2 : lines.index("")]
-    assert len(rows) == 3 and all(row.startswith("| BookCrossing: ") and " | T | " in row for row in rows)
-    assert "72.51 percent" in "".join(rows) and "auc full depth similar users only" in "".join(rows)
+    table = datasets.paper_table([ours, {"dataset": "ml-100k", "metrics": [], "headline": head}])
+    assert len(table) == 3 and table["the paper"].str.startswith("BookCrossing: ").all()
+    row = table[table["published"] == "72.51 percent"].iloc[0]
+    assert row["class"] == "T" and "auc full depth similar users only" in row["nearest of ours"]
+
+
+# --- the page of the full profile ---
+
+
+@pytest.mark.parametrize("shape", [full_profile.SMALL, *full_profile.LARGE], ids=lambda shape: shape.name)
+def test_sizes_are_those_of_the_models(shape):
+    kind = transformers.Qwen3Config if shape.query_norm else transformers.LlamaConfig
+    cfg = kind(hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
+               num_key_value_heads=shape.key_heads, head_dim=shape.head_dim, intermediate_size=shape.inner,
+               vocab_size=shape.vocabulary, tie_word_embeddings=shape.tied)  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(cfg)
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules="all-linear"))
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in adapted.parameters() if not p.requires_grad)
+    assert (shape.parameters, shape.adapter(16)) == (frozen, trained)
+
+
+def test_memory_and_work_grow_as_stated():
+    shape = full_profile.LARGE[0]
+    one, two = (full_profile.training_memory(shape, 16, tokens, False) for tokens in (500, 1000))
+    assert two["activations"] == 2 * one["activations"] and two["weights"] == one["weights"]
+    less = full_profile.training_memory(shape, 16, 500, True)
+    assert less["activations"] < one["activations"] / 5
+    plain, again = (full_profile.work(shape, 1e6, 1e6, kept) for kept in (False, True))
+    assert again[0] == 1.5 * plain[0] and again[1] == plain[1] == plain[0] / 2
+
+
+def test_the_committed_page_is_what_the_references_give():
+    text = (artifacts.ROOT / "results" / "full_profile.md").read_text()
+    blocks = full_profile.full_profile_blocks(datasets.read_references())
+    assert readme.fill(text, blocks) == text and all(f"<!-- {name}:start -->" in text for name in blocks)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eestudy import artifacts, config, contest, retriever, scale
+from eestudy import artifacts, config, growth, retriever, scale
 from eestudy.retriever import graph
 from eestudy.retriever.search import (
     _index_ways,
@@ -332,7 +332,7 @@ def test_a_measurement_keeps_each_part_and_repeats_what_changed(run, monkeypatch
     assert graph_table.groupby("size")["repeat"].count().tolist() == [2, 2]
     assert (graph_table["seconds"] > 0).all() and (graph_table["peak_mb"] > 10).all()
     assert graph_table["recovered"].between(0, 1).all() and (graph_table["by_chance"] < 0.05).all()
-    exponent = contest.fit_exponents(graph_table)
+    exponent = growth.fit_exponents(graph_table)
     assert list(exponent["dimension"].unique()) == ["edges"] and np.isfinite(exponent["exponent"].astype(float)).any()
     reading_table = artifacts.read_table(run, "scale_reading.csv")
     assert reading_table["size"].is_monotonic_increasing and (reading_table["kept"] == reading_table["size"]).all()

@@ -1,6 +1,5 @@
-"""What the benchmark's tables say: rates, ratios, the best of ours, and users' waiting under load. Frames only."""
+"""What measured tables say: rates, ratios, the best of ours, users' waiting under load. Frames only."""
 
-from eestudy.contest.exponents import fit_exponents
 from eestudy.contest.names import (
     ALL_AT_ONCE,
     EARLY_EXIT,
@@ -41,7 +40,7 @@ from eestudy.contest.traffic import Pool, at_settings, cost_under_load, ladder, 
 __all__ = [
     "ALL_AT_ONCE", "Bench", "EARLY_EXIT", "FULL_DEPTH", "LLAMA", "OURS_TRUNCATED", "PEAK", "PLAIN", "PREFIX_REUSE",
     "Pool", "REDUCED", "STAGES", "TRUNCATED", "UNPREPARED", "WARM", "at_settings", "auc_against_full_depth",
-    "best_of_ours", "contender_table", "cost_under_load", "deciding_size", "entries", "exact_name", "fit_exponents",
+    "best_of_ours", "contender_table", "cost_under_load", "deciding_size", "entries", "exact_name",
     "gauc_against_full_depth", "headline_ratios", "in_words", "ladder", "make_pool", "peak_fraction",
     "precision_of", "quality_table", "ratio", "read", "servers", "stage_shares", "strongest_truncated", "subject",
     "suffix", "waterfall",

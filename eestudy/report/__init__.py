@@ -1,6 +1,7 @@
 """Report: tables, figures, comparison with the reference and with published numbers. Reads artifacts only."""
 
 from eestudy.report.comparison import compare, published, seed_deviation
+from eestudy.report.datasets import beside_references, dataset_blocks
 from eestudy.report.figures import depth_figure, loss_figure, save, style, tradeoff_figure
 from eestudy.report.headline import HEADLINE, build_metrics, tradeoff_metrics
 from eestudy.report.judged import CLICK_RATE, Judged, ReportError, choices, difference, estimate, exit_layers, judge
@@ -27,8 +28,8 @@ from eestudy.report.tables import (
 )
 
 __all__ = [
-    "CLICK_RATE", "HEADLINE", "Judged", "ReportError", "build_metrics", "choices", "compare",
-    "compare_with_reference", "depth_curves", "depth_figure", "difference", "estimate", "exit_layers",
+    "CLICK_RATE", "HEADLINE", "Judged", "ReportError", "beside_references", "build_metrics", "choices", "compare",
+    "compare_with_reference", "dataset_blocks", "depth_curves", "depth_figure", "difference", "estimate", "exit_layers",
     "findings", "findings_markdown", "first_layer_of_gain", "headline_table", "judge", "latency_summary",
     "layer_of_gain", "layer_of_gain_difference", "loss_figure", "mark_dominated", "published", "readme_table",
     "render_readme", "report_blocks", "save", "seed_deviation", "style", "summary", "to_html", "to_markdown",

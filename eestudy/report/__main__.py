@@ -12,12 +12,14 @@ from eestudy import artifacts, config
 from eestudy.report import reference
 from eestudy.report.comparison import compare, seed_deviation
 from eestudy.report.datasets import read_references
+from eestudy.report.full_profile import full_profile_blocks
 from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import ReportError
 from eestudy.report.narrative import summary
-from eestudy.report.readme import render_readme
+from eestudy.report.readme import fill, render_readme
 
 README = artifacts.ROOT / "README.md"
+FULL_PROFILE = artifacts.ROOT / "results" / "full_profile.md"
 README_RUN = ("ml-100k", "laptop")  # the reference that it shows
 
 
@@ -48,10 +50,12 @@ def deviation(run: artifacts.Run, seeds: list[int]) -> int:
 
 
 def write_readme(run: artifacts.Run) -> None:
-    """Render the README's table and expectation anew from the reference of the run's dataset and profile."""
+    """Render the README, from the reference of the run's dataset and profile, and the page of `full`, from all."""
     shown = reference.read(run.dataset, run.profile)[0]
-    text = render_readme(README.read_text(), shown, read_references(run.profile))
-    artifacts.write_atomic(README, text.encode())
+    references = read_references(run.profile)
+    artifacts.write_atomic(README, render_readme(README.read_text(), shown, references).encode())
+    page = fill(FULL_PROFILE.read_text(), full_profile_blocks(references or [shown]))
+    artifacts.write_atomic(FULL_PROFILE, page.encode())
 
 
 def main(arguments: list[str] | None = None) -> int:

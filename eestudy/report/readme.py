@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from eestudy.report.datasets import datasets_table, paper_table, where_retrieval_helps
+from eestudy.report.datasets import dataset_blocks
 from eestudy.report.narrative import number, with_interval
+from eestudy.report.page import to_markdown
 
 RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_truncated_program",
           "the fastest other program with the model cut to the same depth"))  # fmt: skip
@@ -82,9 +83,13 @@ def render_readme(text: str, metrics: dict, references: Sequence[dict] = ()) -> 
         references: those of all datasets, for the table over datasets.
     """
     blocks = {"answer": readme_answer(metrics), "results": "\n" + readme_table(metrics),
-              "expect": readme_expectation(metrics), "datasets": "\n" + datasets_table(references or [metrics]),
-              "retrieval": "\n" + where_retrieval_helps(references or [metrics]),
-              "paper": "\n" + paper_table(references or [metrics])}
+              "expect": readme_expectation(metrics),
+              "datasets": "\n" + to_markdown(dataset_blocks(references or [metrics]))}
+    return fill(text, blocks)
+
+
+def fill(text: str, blocks: Mapping[str, str]) -> str:
+    """Put each block between its markers, `<!-- name:start -->` and `<!-- name:end -->`, where the text has them."""
     for name, content in blocks.items():
         start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
         head, found, rest = text.partition(start)

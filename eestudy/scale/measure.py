@@ -105,7 +105,7 @@ def measure_training(
 
     Returns:
         One row an epoch after the first (dimension 'edges', size = edges the graph has, repeat, predicted_gflop,
-        seconds: fit for `contest.fit_exponents`) with n_users, n_items, setup_s (matrix, model and read-out, from
+        seconds: fit for `growth.fit_exponents`) with n_users, n_items, setup_s (matrix, model and read-out, from
         a training without epochs), peak_mb (most the process has held so far), loss (last epoch's), and the share of
         a user's 10 nearest users that are of its group: recovered, recovered_untrained (the same model before its
         first step), by_chance. And user_emb [U, D].

@@ -59,7 +59,7 @@ def measure_reading(graph: PlantedGraph, seed: int) -> pd.DataFrame:
 
     Returns:
         One row: dimension 'rows', size (ratings in the file), repeat 0, predicted_gflop (in proportion to the size:
-        the table fits `contest.fit_exponents`), seconds (of all), read_s, prepare_s, check_s, peak_mb (2^20 bytes, the
+        the table fits `growth.fit_exponents`), seconds (of all), read_s, prepare_s, check_s, peak_mb (2^20 bytes, the
         whole process), file_mb and kept (rows that stand).
 
     Raises:

@@ -1,10 +1,12 @@
-"""How cost grows: exponents fitted to measured curves, beside those that arithmetic predicts."""
+"""How cost grows: what was measured, and exponents fitted to it beside those that arithmetic predicts."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
+
+from eestudy import artifacts
 
 
 def fit_exponents(frame: pd.DataFrame, n_bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -55,3 +57,21 @@ def _slope(size: np.ndarray, value: np.ndarray) -> np.ndarray:
 def _affine(size: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     """(a, c), neither negative, with the least relative error of a + c size: [S] and [S] -> [2]."""
     return nnls(np.stack([1 / seconds, size / seconds], axis=1), np.ones(len(size)))[0]
+
+
+def scale_tables(run: artifacts.Run) -> tuple[dict[str, pd.DataFrame], bool] | None:
+    """The tables of `python -m eestudy.scale` by name: reading, graph, search; and whether they are the run's own.
+
+    They are about made-up graphs, the same for every dataset: where the run has none the committed ones are told, None
+    where there are not all of them.
+    """
+    if all(artifacts.artifact_hash(run, name) for name in artifacts.SCALE):
+        return {_part(name): artifacts.read_table(run, name) for name in artifacts.SCALE}, True
+    folder = artifacts.reference_dir() / "scale"
+    if not all((folder / name).exists() for name in artifacts.SCALE):
+        return None
+    return {_part(name): pd.read_csv(folder / name) for name in artifacts.SCALE}, False
+
+
+def _part(name: str) -> str:
+    return name.removeprefix("scale_").removesuffix(".csv")
