@@ -1,5 +1,8 @@
 """Progress hands on every item, and under make prints plain lines that can be removed again."""
 
+import subprocess
+import sys
+
 import pytest
 
 from eestudy import progress as module
@@ -27,3 +30,12 @@ def test_quick_work_prints_nothing(monkeypatch, capsys):
     monkeypatch.setenv("EESTUDY_PLAIN_PROGRESS", "1")
     list(progress(range(100), "scoring"))
     assert capsys.readouterr().out == ""
+
+
+def test_memory_is_that_of_the_process_alone():
+    here = bytearray(300 * 2**20)  # held while the other process starts
+    here[:: 2**12] = b"x" * len(here[:: 2**12])
+    code = "from eestudy.progress import most_held_mb; print(most_held_mb())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    held = float(done.stdout)
+    assert module.most_held_mb() > 300 > held > 5

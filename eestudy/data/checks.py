@@ -77,7 +77,7 @@ def _clock(rows: pd.DataFrame, data: DataConfig) -> list[Finding]:
     remedy = 'Say clock = "none" in [data]: the split is then drawn within each user.'
     if rows["timestamp"].nunique() == 1:
         return [Finding(True, f"every timestamp is {rows['timestamp'].iloc[0]}", remedy)]
-    tied = rows.loc[rows["observed"]].duplicated(["user_id", "timestamp"], keep=False).mean()
+    tied = rows.loc[rows["observed"], ["user_id", "timestamp"]].duplicated(keep=False).mean()
     if tied > 1 - MANY:
         return [Finding(False, f"{tied:.0%} of the rows share their timestamp with another row of their user", remedy)]
     return []
