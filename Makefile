@@ -106,8 +106,10 @@ bench: env assets refresh $(RUN)/notebooks/06_exit_policies.ipynb ## race the sc
 	@$(PY) -m eestudy.bench $(ARGS)
 	@$(MAKE) --no-print-directory reproduce
 
+# glibc gives every large array back to the system and gets the next one page by page, zeroed, which for tables of a
+# million users takes longer than the arithmetic: here the process keeps its memory.
 scale: env ## how reading, graph and look-up grow, to 25 million ratings (half an hour, 16 GB)
-	@$(PY) -m eestudy.scale $(ARGS)
+	@MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 $(PY) -m eestudy.scale $(ARGS)
 
 llama: env ## install llama.cpp's wheel, an optional rival of `make bench`
 	@$(PY) -m pip install -q -c requirements.txt -e '.[llama]'

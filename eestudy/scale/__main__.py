@@ -1,4 +1,4 @@
-"""Measure how reading, graph training and look-up grow: `python -m eestudy.scale`. Needs no notebook before it.
+"""Measure how reading, graph training and look-up grow: `make scale`. Needs no notebook before it.
 
 Every size is one table of the run's folder; what was measured by the same code on the same processor is kept, so
 that a killed measurement goes on where it stopped.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -68,7 +69,9 @@ def measure_reading(graph: PlantedGraph, seed: int) -> pd.DataFrame:
     with tempfile.TemporaryDirectory(prefix="eestudy-") as folder:
         toml = write_study(Path(folder), graph, seed)
         command = [sys.executable, "-m", "eestudy.data", str(toml)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=artifacts.ROOT)  # noqa: S603
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}  # of `make scale`
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=artifacts.ROOT,  # noqa: S603
+                              env=plain)  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{len(graph.user_id):,} ratings could not be prepared: {done.stderr}{done.stdout}")
         found, file_mb = json.loads(done.stdout), (toml.parent / "ratings.csv").stat().st_size / 2**20
