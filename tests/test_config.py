@@ -48,6 +48,15 @@ def test_unknown_fields_are_refused():
         config.RetrieverConfig(top_kk=3)
 
 
+@pytest.mark.parametrize("fields", [
+    {"max_candidates": 0}, {"min_ratings": -3}, {"n_test_rows": -1}, {"rating_range": (5, 1)},
+    {"rating_range": (float("nan"), 5)}, {"split_fractions": (1.5, -0.5, 0, 0)}, {"form": "2019"},
+])  # fmt: skip
+def test_values_that_mean_nothing_are_refused(fields):
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        config.DataConfig(name="x", **fields)
+
+
 def test_settings_are_frozen():
     with pytest.raises(ValidationError):
         config.load().policy.patience = 5
@@ -80,6 +89,25 @@ def test_a_profile_cuts_own_data_down_too(tmp_path):
     assert config.load(write_toml(tmp_path), "smoke").backbone.source == "random-llama"
 
 
+def test_the_file_that_is_there_is_the_one_brought(tmp_path):
+    cfg = config.load(write_toml(tmp_path))
+    (tmp_path / "r.csv.gz").write_bytes(b"")
+    assert cfg.data.brought_files(None) == [tmp_path / "r.csv.gz", tmp_path / "i.csv"]
+    (tmp_path / "r.csv").write_bytes(b"")
+    assert cfg.data.brought_files(None)[0] == tmp_path / "r.csv"
+
+
+@pytest.mark.parametrize("profile", config.PROFILES)
+def test_a_toml_has_the_last_word_but_for_smoke(tmp_path, profile):
+    path = tmp_path / "mine.toml"
+    path.write_text('[data]\ndataset = "ml-1m"\nn_test_rows = 333\nn_label_rows = 444\n[backbone]\ndtype = "float16"')
+    said, cfg = {"n_test_rows": 333, "n_label_rows": 444}, config.load(str(path), profile)
+    small = config.PROFILES["smoke"]["data"]
+    assert {field: getattr(cfg.data, field) for field in said} == (
+        {field: small[field] for field in said} if profile == "smoke" else said)  # fmt: skip
+    assert cfg.backbone.dtype == "float16"
+
+
 @pytest.mark.parametrize("name", ["ml-100k.toml", "My Shop.toml", "..toml"])
 def test_a_study_is_named_by_its_file(tmp_path, name):
     with pytest.raises(ValueError, match="name of its own"):
@@ -93,14 +121,24 @@ def test_the_example_can_be_loaded():
 
 def test_a_toml_may_change_a_known_dataset_only(tmp_path):
     path = tmp_path / "big.toml"
-    path.write_text('[data]\ndataset = "amazon-beauty"\nform = "2018"\nfiles = ["a", "b"]\n'
-                    '[backbone]\nsource = "x/y"\n')  # fmt: skip
-    cfg, known = config.load(str(path)), config.load("amazon-beauty")
-    assert cfg.data == known.data.model_copy(update={"form": "2018", "files": ("a", "b")})
+    path.write_text('[data]\ndataset = "bookcrossing"\nmin_ratings = 3\n[backbone]\nsource = "x/y"\n')
+    cfg, known = config.load(str(path)), config.load("bookcrossing")
+    assert cfg.data == known.data.model_copy(update={"min_ratings": 3})
     assert cfg.backbone.source == "x/y" and cfg.heads == known.heads and cfg.report == known.report
     path.write_text('[data]\ndataset = "nowhere"\n')
     with pytest.raises(ValueError, match=r"big.toml: unknown dataset 'nowhere'; known: ml-100k"):
         config.load(str(path))
+
+
+@pytest.mark.parametrize("form", ["2014", "2018", "2023"])
+def test_the_form_of_reviews_implies_stars_and_times(tmp_path, form):
+    path = tmp_path / "big.toml"
+    path.write_text(f'[data]\ndataset = "amazon-beauty"\nform = "{form}"\n')
+    cfg, plain = config.load(str(path)), config.load("ml-1m")
+    same = {"form": form, "name": "amazon-beauty", "item_noun": "product"}
+    assert cfg.data == plain.data.model_copy(update=same)
+    assert cfg.heads == plain.heads and cfg.report == plain.report
+    assert config.load("amazon-beauty").data.label_rule == "sampled-negatives"
 
 
 def test_the_example_of_another_model_stays_on_its_dataset():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from eestudy.config.datasets import DATASETS
+from eestudy.config.datasets import DATASETS, FORMS
 from eestudy.config.own import read_own
 from eestudy.config.profiles import PROFILES
 from eestudy.config.sections import (
@@ -27,6 +27,7 @@ from eestudy.config.sections import (
     Section,
     StudyConfig,
     TableConfig,
+    on_disk,
 )
 
 MODES = ("both", "similar_users", "none")  # which evidence a prompt carries
@@ -42,6 +43,7 @@ __all__ = [
     "BenchConfig",
     "DATASETS",
     "DataConfig",
+    "FORMS",
     "HeadsConfig",
     "KNOWN_PARTS",
     "LatencyConfig",
@@ -57,12 +59,16 @@ __all__ = [
     "TRIVIAL_BASELINES",
     "TableConfig",
     "load",
+    "on_disk",
     "read_own",
 ]
 
 
 def load(dataset: str = "ml-100k", profile: str = "laptop", seed: int = 0) -> StudyConfig:
     """The settings of one run.
+
+    Whoever says more wins: the dataset, the form of its files, the profile, then the reader's toml, whatever the
+    profile. Only `smoke` has the last word: it has to stay small.
 
     Args:
         dataset: a name in `DATASETS`, or the path of a toml that describes a study on own data.
@@ -73,22 +79,41 @@ def load(dataset: str = "ml-100k", profile: str = "laptop", seed: int = 0) -> St
         A frozen `StudyConfig`.
 
     Raises:
-        ValueError: an unknown dataset or profile (the message lists those there are), a toml that cannot be used, or a
-            negative seed.
+        ValueError: an unknown dataset or profile (the message lists those there are), a toml that cannot be used (the
+            message names it and the field), or a negative seed.
     """
-    own = {dataset: read_own(Path(dataset))} if dataset.endswith(".toml") else {}
-    for kind, name, known in (("dataset", dataset, DATASETS | own), ("profile", profile, PROFILES)):
-        if name not in known:
+    is_own = dataset.endswith(".toml")
+    told = read_own(Path(dataset)) if is_own else {"data": {"name": dataset}}
+    for kind, name, known in (("dataset", told["data"]["name"], DATASETS), ("profile", profile, PROFILES)):
+        if name not in known and not (is_own and kind == "dataset"):
             raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)} (see eestudy/config/)")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer, not {seed!r}")
-    sections: dict[str, dict] = {"data": {"name": dataset}}
-    for overrides in ((DATASETS | own)[dataset], PROFILES[profile]):
-        for section, fields in overrides.items():
-            sections.setdefault(section, {}).update(fields)
+    base, last = DATASETS.get(told["data"]["name"], {}), (PROFILES[profile], told)
+    form = told["data"].get("form", base.get("data", {}).get("form"))
+    sections = _merge(base, FORMS.get(str(form), {}), *(reversed(last) if profile == "smoke" else last))
     try:
         return StudyConfig(profile=profile, seed=seed, **sections)
     except ValidationError as error:
-        if not own:
+        if not is_own:
             raise
-        raise ValueError(f"{dataset}: {error}") from error
+        raise ValueError(_complaints(dataset, error)) from error
+
+
+def _merge(*layers: dict[str, dict]) -> dict[str, dict]:
+    """Fields by section; a later layer wins."""
+    sections: dict[str, dict] = {}
+    for layer in layers:
+        for section, fields in layer.items():
+            sections.setdefault(section, {}).update(fields)
+    return sections
+
+
+def _complaints(toml: str, error: ValidationError) -> str:
+    """One line per field that cannot stand."""
+    lines = []
+    for fault in error.errors():
+        section, *fields = map(str, fault["loc"])
+        given = "" if isinstance(fault["input"], dict) else f", not {fault['input']!r}"
+        lines.append(f"{toml}: [{section}] {'.'.join(fields)}: {fault['msg']}{given}")
+    return "\n".join(lines)

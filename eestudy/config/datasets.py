@@ -12,13 +12,16 @@ ML_100K_DEVELOPMENT_USERS = """
     891 896 897 899 913 914 918 921 928 930 940 942
 """
 
-# Sequences without stars: the user's next item against another user's (DIN's protocol).
-SEQUENCES = {
-    "form": "sequences", "files": ("interactions.csv", "items.csv"), "item_noun": "product", "clock": "order",
-    "label_rule": "sampled-negatives", "split_rule": "last-three", "rating_range": (1.0, 1.0), "n_label_rows": 4400,
+# What the form of the files implies (Amazon). Reviews of 2014, 2018 and 2023 have stars and times: defaults stand.
+# Sequences have neither: the user's next item against another user's (DIN's protocol). A step holds about a dozen
+# labels everywhere: where requests are small, it takes several of them.
+FORMS: dict[str, dict[str, dict]] = {
+    "sequences": {
+        "data": {"files": ("interactions.csv", "items.csv"), "clock": "order", "label_rule": "sampled-negatives",
+                 "split_rule": "last-three", "rating_range": (1.0, 1.0), "n_label_rows": 4400},
+        "heads": {"requests_per_step": 6}, "report": {"time_split": False},
+    },
 }  # fmt: skip
-# A step holds about a dozen labels everywhere: where requests are small, it takes several of them.
-PAIRS = {"heads": {"requests_per_step": 6}, "report": {"time_split": False}}
 
 DATASETS: dict[str, dict[str, dict]] = {
     "ml-100k": {"data": {"development_users": tuple(ML_100K_DEVELOPMENT_USERS.split())}},
@@ -32,6 +35,6 @@ DATASETS: dict[str, dict[str, dict]] = {
                  }},
         "heads": {"requests_per_step": 4}, "report": {"time_split": False},
     },
-    "amazon-beauty": {"data": SEQUENCES, **PAIRS},
-    "amazon-video-games": {"data": SEQUENCES | {"item_noun": "game"}, **PAIRS},
+    "amazon-beauty": {"data": {"form": "sequences", "item_noun": "product"}},
+    "amazon-video-games": {"data": {"form": "sequences", "item_noun": "game"}},
 }  # fmt: skip

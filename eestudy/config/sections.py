@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+
+
+def on_disk(path: Path) -> Path:
+    """The path, or its gzipped copy's where only that lies there."""
+    zipped = path.with_name(f"{path.name}.gz")
+    return zipped if zipped.is_file() and not path.is_file() else path
 
 
 class Section(BaseModel):
@@ -17,11 +25,30 @@ class Section(BaseModel):
 class TableConfig(Section):
     """A file of the reader's own, and which of its columns is what."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # a place may be written as a number
+
     file: str = Field(description="*.parquet, *.jsonl, or delimited text; beside the study's toml, or a full path")
     columns: dict[str, str] = Field(description="our name -> the file's (without a header: its place, from 0)")
-    delimiter: str = Field(",", description="of delimited text")
-    encoding: str = Field("utf-8", description="of delimited text")
+    delimiter: str = Field(",", pattern=r'^[^"\r\n]{1,4}$', description="of delimited text; one to four characters")
+    escape: str = Field('"', min_length=1, max_length=1, description="stands before a quotation mark inside a value")
+    encoding: str = Field("utf-8", description="of delimited text; any that Python knows")
     header: bool = Field(True, description="whether delimited text begins with the columns' names")
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        try:
+            "".encode(value)
+        except LookupError:
+            raise ValueError("no such encoding; common ones are utf-8, latin-1, cp1252 (Windows), utf-16") from None
+        return value
+
+    @model_validator(mode="after")
+    def _has_places(self) -> TableConfig:
+        names = [] if self.header else [name for name in self.columns.values() if not name.isdecimal()]
+        if names:
+            raise ValueError(f"header = false: columns must be places, counted from 0, not {', '.join(names)}")
+        return self
 
 
 class DataConfig(Section):
@@ -32,8 +59,10 @@ class DataConfig(Section):
     ratings: TableConfig | None = Field(None, description="own: user_id, item_id; rating and timestamp, where known")
     items: TableConfig | None = Field(None, description="own: item_id, title; year and genres, where known")
     item_noun: str = Field("movie", description="what an item is called in the prompt")
-    form: str = Field("", description="which official form the files have (Amazon: sequences, 2014, 2018, 2023)")
-    files: tuple[str, ...] = Field((), description="names of the ratings' and the items' file, where not fixed")
+    form: Literal["", "sequences", "2014", "2018", "2023"] = Field(
+        "", description="which official form the files have (Amazon); it implies what config.FORMS says"
+    )
+    files: tuple[str, ...] = Field((), description="names of the ratings' and the items' file; () = the official ones")
     label_rule: Literal["rating", "own-median", "sampled-negatives"] = Field(
         "rating", description="a click is: a rating at or above min_click_rating; a rating above the user's own median "
         "in the graph part; any interaction, against a sampled one that never was"
@@ -47,8 +76,8 @@ class DataConfig(Section):
     clock: Literal["time", "order", "none"] = Field(
         "time", description="what timestamps are: seconds of one clock, a position within the user, or nothing"
     )
-    min_ratings: int = Field(1, description="k of the k-core: rows that every user and every item keeps at least")
-    max_user_rows: int | None = Field(None, description="rows of a user, the latest are kept; None = all")
+    min_ratings: Count = Field(1, description="k of the k-core: rows that every user and every item keeps at least")
+    max_user_rows: Count | None = Field(None, description="rows of a user, the latest are kept; None = all")
     split_rule: Literal["fractions", "last-three"] = Field(
         "fractions", description="split_fractions of each user's rows, or: the last row is test, the one before "
         "validation, the one before that label, the rest graph"
@@ -57,18 +86,32 @@ class DataConfig(Section):
         (0.6, 0.2, 0.1, 0.1), description="share of each user's rows, in time order: graph, label, validation, test"
     )
     development_users: tuple[str, ...] = Field((), description="source user ids kept out of the test split")
-    max_users: int | None = Field(None, description="users; keep only the first so many (smoke), None = all")
-    max_candidates: int = Field(16, description="candidates per request; consecutive rows of one user and part")
-    n_label_rows: int | None = Field(6000, description="label rows the LLM trains on, None = all")
-    n_select_rows: int | None = Field(1150, description="validation rows for early stopping, calibration, selection")
-    n_risk_rows: int | None = Field(350, description="validation rows kept for risk control, None = all")
-    n_test_rows: int | None = Field(2560, description="test rows the LLM is judged on, None = all")
+    max_users: Count | None = Field(None, description="users; keep only the first so many (smoke), None = all")
+    max_candidates: Count = Field(16, description="candidates per request; consecutive rows of one user and part")
+    n_label_rows: Count | None = Field(6000, description="label rows the LLM trains on, None = all")
+    n_select_rows: Count | None = Field(1150, description="validation rows for early stopping, calibration, selection")
+    n_risk_rows: Count | None = Field(350, description="validation rows kept for risk control, None = all")
+    n_test_rows: Count | None = Field(2560, description="test rows the LLM is judged on, None = all")
 
     def brought_files(self, data_dir: Path) -> list[Path]:
         """The files that the reader brings: those named in a toml, else whatever lies in the dataset's folder."""
         if self.ratings is None:
             return sorted(path for path in (data_dir / self.name).glob("*") if path.is_file())
-        return [Path(self.folder) / table.file for table in (self.ratings, self.items)]
+        return [on_disk(Path(self.folder) / table.file) for table in (self.ratings, self.items)]
+
+    @field_validator("rating_range")
+    @classmethod
+    def _rises(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] <= value[1]:
+            raise ValueError("the lowest rating comes first, as in [1, 5]")
+        return value
+
+    @field_validator("split_fractions")
+    @classmethod
+    def _are_shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if abs(sum(value) - 1) > 1e-9 or min(value) < 0:
+            raise ValueError("shares must be at least 0 and sum to 1")
+        return value
 
     @property
     def has_stars(self) -> bool:
