@@ -1,8 +1,10 @@
 """What readers bring goes wrong in many ways: each is an error that says what to do, or a row counted in quarantine."""
 
 import gzip
+import io
 
 import numpy as np
+import pandas as pd
 import pytest
 import toys
 
@@ -119,9 +121,11 @@ BROKEN_FILES = {
     "half a gzip": (renamed("ratings.csv", "ratings.csv.gz", lambda c: gzip.compress(c)[:-2000]),
                     "ratings.csv.gz, row"),
     "no parquet": (renamed("ratings.csv", "ratings.parquet"), "ratings.parquet, row 1: the file cannot be read"),
-    "every rating outside the scale": (ratings(column(2, "11")), "no usable row is left"),
-    "every timestamp a date": (ratings(column(3, "2024-01-01")), "no usable row is left"),
-    "no item has a title": (items(column(1, "")), "items.csv, row 2: no usable row is left"),
+    "every rating outside the scale": (
+        ratings(column(2, "11")), "row 2: no usable row is left. 800 of 800 rows: rating outside 1 to 5. Correct"),
+    "every timestamp the same date": (ratings(column(3, "2024-01-01")), "every timestamp is 1704067200"),
+    "every timestamp in words": (ratings(column(3, "May")), "timestamp is neither a number nor a date. Write Unix"),
+    "no item has a title": (items(column(1, "")), "items.csv, row 2: no usable row is left.*title is empty"),
     "items of another shop": (items(lambda c: c.replace(b"\ni", b"\nz").replace(b"z7,", b"i7,")), "row|item"),
     "all clicks": (ratings(column(2, "5")), "cannot support the study.*0 others"),
     "no clicks": (ratings(column(2, "1")), "cannot support the study.*0 clicks"),
@@ -142,6 +146,21 @@ BROKEN_FILES = {
     "toml: no user named": (toml('user_id = "user", ', ""), "columns must say which column is user_id"),
     "toml: an unknown column": (toml('title = "name"', 'title = "name", price = "p"'),
                                 "price is not among item_id, title"),
+    "toml: a profile": (toml("[data]", "[profile]\nname = 'full'\n[data]"), "unknown section profile; known"),
+    "toml: a seed": (toml("[data]", "[seed]\n[data]"), "shop.toml: unknown section seed"),
+    "toml: a list of datasets": (toml("[data]", '[data]\ndataset = ["ml-1m"]'), "shop.toml: unknown dataset .'ml-1m'."),
+    "toml: an encoding that there is not": (toml('"ratings.csv"', '"ratings.csv"\nencoding = "windows"'),
+                                            r"shop.toml: \[data\] ratings.encoding: .*cp1252 .Windows.*'windows'"),
+    "toml: names without a header": (toml('"ratings.csv"', '"ratings.csv"\nheader = false'),
+                                     r"shop.toml: \[data\] ratings: .*columns must be places.*not user, item"),
+    "toml: no such place": (lambda s: toml('"item", title = "name"', '0, title = 7')(
+        toml('"items.csv"', '"items.csv"\nheader = false')(s)), "items.csv, row 1: there is no column 7"),
+    "toml: no delimiter": (toml('"ratings.csv"', '"ratings.csv"\ndelimiter = ""'), "ratings.delimiter"),
+    "toml: a scale upside down": (toml("[data]", "[data]\nrating_range = [5, 1]"), "rating_range: .*lowest.*first"),
+    "toml: users of nothing": (toml("[data]", "[data]\nmax_user_rows = 0"),
+                               r"shop.toml: \[data\] max_user_rows: .*greater than or equal to 1, not 0"),
+    "toml: a negative core": (toml("[data]", "[data]\nmin_ratings = -3"), r"\[data\] min_ratings: .*not -3"),
+    "toml: an unknown form": (toml("[data]", '[data]\nform = ["2018"]'), r"\[data\] form"),
     "toml: fractions": (toml("[data]", "[data]\nsplit_fractions = [0.5, 0.1, 0.1, 0.1]"), "sum to 1"),
 }  # fmt: skip
 BAD_ROWS = {
@@ -156,7 +175,8 @@ BAD_ROWS = {
     "an infinite rating": (ratings(row("u1,i1,inf,100")), "rating is not a number"),
     "a rating too high": (ratings(row("u1,i1,11,100")), "rating outside 1 to 5"),
     "a rating below zero": (ratings(row("u1,i1,-1,100")), "rating outside 1 to 5"),
-    "a date": (ratings(row("u1,i1,4,2024-01-01")), "timestamp is not a number"),
+    "a time in words": (ratings(row("u1,i1,4,yesterday")), "timestamp is neither a number nor a date"),
+    "an empty line": (ratings(lambda c: c.replace(b"\n", b"\n\n", 1)), "the line is empty"),
     "a time before 1970": (ratings(row("u1,i1,4,-5")), "timestamp is not whole seconds"),
     "half a second": (ratings(row("u1,i1,4,5.5")), "timestamp is not whole seconds"),
     "an item that is not in the file": (ratings(row("u1,nothing,4,100")), "unknown item"),
@@ -210,6 +230,69 @@ def test_a_bad_row_is_counted_and_named(shop, kind):
     bad = raw["quarantine"]
     assert bad["reason"].tolist() == [reason] and bad["row"].gt(1).all() and bad["remedy"].str.len().gt(5).all()
     assert len(frames["interactions"]) == files["ratings.csv"].count(b"\n") - 1
+
+
+def times(change):
+    """The ratings with their times changed, as CSV."""
+    def make(content):
+        frame = pd.read_csv(io.BytesIO(content))
+        return frame.assign(when=change(frame["when"])).to_csv(index=False).encode()
+
+    return make
+
+
+def dates(seconds, zone="UTC"):
+    return pd.to_datetime(seconds, unit="s", utc=True).dt.tz_convert(zone)
+
+
+@pytest.mark.parametrize("change", [
+    lambda when: dates(when).dt.strftime("%Y-%m-%d %H:%M:%S"),
+    lambda when: dates(when).dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    lambda when: dates(when, "Asia/Kolkata").map(lambda date: date.isoformat()),
+    lambda when: dates(when).dt.strftime("%Y-%m-%d %H:%M:%S.25"),
+    lambda when: when * 1000 + 7, lambda when: when * 10**6, lambda when: when * 10**9,
+    lambda when: when.astype(float),
+])  # fmt: skip
+def test_times_may_be_dates_or_milliseconds(shop, change):
+    files, write = shop
+    late = ratings(times(lambda when: when + 1_700_000_000))(files)
+    plain, found = read(write(late)), read(write(ratings(times(change))(late)))
+    assert plain[1]["interactions"].equals(found[1]["interactions"]) and found[0]["quarantine"].empty
+
+
+@pytest.mark.parametrize("kind", ["datetime64[s, UTC]", "datetime64[ns]", "datetime64[us, Asia/Tokyo]"])
+def test_times_of_parquet(shop, kind):
+    files, write = shop
+    plain = read(write(files))[1]
+    frame = pd.read_csv(io.BytesIO(files["ratings.csv"]))
+    when = dates(frame["when"])
+    content = io.BytesIO()
+    frame.assign(when=when.astype(kind) if "," in kind else when.dt.tz_localize(None).astype(kind)).to_parquet(content)
+    found = read(write(renamed("ratings.csv", "ratings.parquet", lambda _: content.getvalue())(files)))[1]
+    assert plain["interactions"].equals(found["interactions"])
+
+
+def test_a_clock_that_is_none_is_not_looked_at(shop):
+    files, write = shop
+    changed = toml("[data]", '[data]\nclock = "none"')(files)
+    frames, turned = (read(write(ratings(times(change))(changed)))[1] for change in (lambda w: w, lambda w: 9999 - w))
+    assert (frames["interactions"]["timestamp"] == 0).all() and frames["split"].equals(turned["split"])
+    assert not frames["split"].equals(read(write(files))[1]["split"])
+
+
+def test_an_open_quotation_mark_swallows_nothing(shop):
+    files, write = shop
+    lines = files["ratings.csv"].split(b"\n")
+    lines[11] = b'"' + lines[11]
+    raw, _ = read(write(files | {"ratings.csv": b"\n".join(lines)}))
+    assert len(raw["interactions"]) == len(lines) - 3 and raw["quarantine"]["row"].tolist() == [12]
+
+
+def test_a_file_in_the_encoding_of_windows(shop):
+    files, write = shop
+    changed = items(lambda c: c.replace(b"Thing 1\n", "Café “1”\n".encode("cp1252")))(files)
+    frames = read(write(toml('"items.csv"', '"items.csv"\nencoding = "cp1252"')(changed)))[1]
+    assert frames["items"]["title"].eq('Café "1"').sum() == 1  # ftfy straightens quotation marks
 
 
 def test_every_form_of_a_file_says_the_same(shop):

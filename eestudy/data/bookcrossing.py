@@ -26,17 +26,17 @@ def read_bookcrossing(data: DataConfig) -> dict:
     ratings = find_file(folder, [RATINGS], OFFICIAL)
     titles = find_file(folder, [TITLES, OFFICIAL_TITLES], OFFICIAL)
     official = titles.name.startswith(OFFICIAL_TITLES)
-    shape = {"delimiter": ";", "encoding": "latin-1"} if official else {}
+    dump = {"delimiter": ";", "encoding": "latin-1", "escape": "\\"}
     about = {"item_id": "ISBN", "title": "Book-Title", "year": "Year-Of-Publication", "genres": "Book-Author"}
     with open_database() as database:
         bad = [
             read_table(database, "ratings", TableFile(ratings, {"user_id": "User-ID", "item_id": "ISBN",
-                                                                "rating": "Book-Rating"}, ";", "latin-1")),
-            read_table(database, "items", TableFile(titles, about, **shape)),
+                                                                "rating": "Book-Rating"}, **dump)),
+            read_table(database, "items", TableFile(titles, about, **(dump if official else {}))),
         ]  # fmt: skip
         for table in ("ratings", "items"):
             database.execute(f"update {table} set item_id = upper(replace(item_id, ' ', ''))")
-        # the official dump escapes quotation marks by backslashes, copies of it kept some
+        # copies of the official dump kept some of the backslashes that stand there before quotation marks
         database.execute("update items set title = replace(title, '\\', '')")
         database.execute("alter table ratings add column timestamp varchar default '0'")
         return collect(database, data, {"ratings": ratings.name, "items": titles.name}, bad)

@@ -6,12 +6,17 @@ rated", a user's rows beyond the cap, whatever is outside the k-core) is counted
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import duckdb
 import ftfy
 import pandas as pd
 
 from eestudy.config import DataConfig
 from eestudy.data.reading import DataError, quarantine_rows
+
+FINE_CLOCKS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # timestamps above count nano-, micro-, milliseconds
+REPEAT = "row_number() over (partition by {0} order by {1}) > 1"
 
 
 def clean_title(title: str) -> str:
@@ -35,15 +40,27 @@ def clean_items(database: duckdb.DuckDBPyConnection, file: str) -> pd.DataFrame:
     faults = (
         ("item_id = ''", "item_id is empty", "Give the row its item_id."),
         ("title = ''", "title is empty", "Give the item a title: the language model reads nothing else of it."),
-        ("row_number() over (partition by item_id order by line) > 1", "duplicate item", "Keep one."),
+        (REPEAT.format("item_id", "line"), "duplicate item", "Keep one."),
     )
-    bad = _set_aside(database, "items", faults, file)
-    _refuse_empty(database, "items", file, "Does every row have an id and a title?")
+    bad = set_aside(database, "items", faults, file)
+    _refuse_empty(database, "items", file, bad)
+    return bad
+
+
+def clean_users(database: duckdb.DuckDBPyConnection, file: str) -> pd.DataFrame:
+    """Keep the users that have an id, the first of each id. Arguments, returns, raises: as `clean_items`."""
+    faults = (("user_id = ''", "user_id is empty", "Give the row its user_id."),
+              (REPEAT.format("user_id", "line"), "duplicate user", "Keep one."))  # fmt: skip
+    bad = set_aside(database, "users", faults, file)
+    _refuse_empty(database, "users", file, bad)
     return bad
 
 
 def clean_ratings(database: duckdb.DuckDBPyConnection, file: str, data: DataConfig) -> tuple[pd.DataFrame, list[dict]]:
     """Hold ratings to the items, the users (where there is a table of them), the scale and the clock.
+
+    A timestamp is seconds since 1970, or a date with or without a time of day, in UTC where it names no zone. A number
+    above 1e11 (as seconds, a year beyond 5000) counts milliseconds, and so on; what is below a second is cut off.
 
     Args:
         database: holds `items`, `users` or not, and `ratings` (line, user_id, item_id, rating, timestamp; all text),
@@ -57,19 +74,27 @@ def clean_ratings(database: duckdb.DuckDBPyConnection, file: str, data: DataConf
     Raises:
         DataError: no row stands.
     """
+    seconds = _seconds() if data.clock == "time" else "try_cast(timestamp as double)"
     database.execute("create or replace table ratings as select line, user_id, item_id, "
-                     "try_cast(rating as double) as rating, try_cast(timestamp as double) as timestamp from ratings")
+                     f"try_cast(rating as double) as rating, {seconds} as timestamp from ratings")  # fmt: skip
     left_out = []
     if data.zero_is_no_rating:
         left_out.append(_leave_out(database, "a rating of 0: not rated", "select line from ratings where rating = 0"))
-    bad = [_set_aside(database, "ratings", _faults(database, data), file)]
-    repeat = "row_number() over (partition by user_id, item_id order by timestamp, rating, line) > 1"
-    bad.append(_set_aside(database, "ratings", [(repeat, "duplicate user and item", "Keep one rating per user and item."
-                                                 )], file))  # fmt: skip
-    _refuse_empty(database, "ratings", file, "Do the item and user files belong to it?")
+    repeat = (REPEAT.format("user_id, item_id", "timestamp, rating, line"), "duplicate user and item",
+              "Keep one rating per user and item.")  # fmt: skip
+    bad = [set_aside(database, "ratings", faults, file) for faults in (_faults(database, data), [repeat])]
+    bad = pd.concat(bad, ignore_index=True)
+    _refuse_empty(database, "ratings", file, bad)
     left_out += _thin(database, data)
-    _refuse_empty(database, "ratings", file, "Lower data.min_ratings.")
-    return pd.concat(bad, ignore_index=True), left_out
+    _refuse_empty(database, "ratings", file, bad[:0], "Lower data.min_ratings.")
+    return bad, left_out
+
+
+def _seconds() -> str:
+    """A timestamp's text as seconds, in SQL."""
+    number = "try_cast(timestamp as double)"
+    cases = " ".join(f"when {number} > {limit} then floor({number} / {unit})" for limit, unit in FINE_CLOCKS)
+    return f"coalesce(case {cases} else {number} end, floor(epoch(try_cast(timestamp as timestamptz))))"
 
 
 def _faults(database, data: DataConfig) -> list[tuple[str, str, str]]:
@@ -82,8 +107,8 @@ def _faults(database, data: DataConfig) -> list[tuple[str, str, str]]:
         ("rating is null or not isfinite(rating)", "rating is not a number", "Write a plain number as rating."),
         (f"rating not between {low} and {high}", f"rating outside {low:g} to {high:g}",
          "Correct the rating or the range."),
-        ("timestamp is null or not isfinite(timestamp)", "timestamp is not a number",
-         "Write a plain number as timestamp."),
+        ("timestamp is null or not isfinite(timestamp)", "timestamp is neither a number nor a date",
+         "Write Unix seconds, or a date as 2024-01-31 12:00:00."),
         ("timestamp < 0 or timestamp % 1 != 0", "timestamp is not whole seconds", "Use Unix seconds."),
         ("item_id not in (select item_id from items)", "unknown item", "Add the item to the item file."),
     ]  # fmt: skip
@@ -92,17 +117,18 @@ def _faults(database, data: DataConfig) -> list[tuple[str, str, str]]:
     return faults
 
 
-def _set_aside(database, table: str, faults, file: str) -> pd.DataFrame:
-    """Take a table's bad rows out; returns their quarantine records."""
+def set_aside(
+    database: duckdb.DuckDBPyConnection, table: str, faults: Sequence[tuple[str, str, str]], file: str
+) -> pd.DataFrame:
+    """Take a table's bad rows out; returns their quarantine records. `faults`: condition, reason, remedy."""
     cases = " ".join(f"when {condition} then {k}" for k, (condition, _, _) in enumerate(faults))
     database.execute(f"create or replace temp table judged as select line, case {cases} end as fault from {table}")
     bad = database.execute("select line, fault from judged where fault is not null order by line").fetchdf()
     if len(bad):
         database.execute(f"delete from {table} where line in (select line from judged where fault is not null)")
     database.execute("drop table judged")
-    frame = quarantine_rows(file, bad["line"], "", "")
-    named = [faults[int(k)] for k in bad["fault"]]
-    return frame.assign(reason=[reason for _, reason, _ in named], remedy=[remedy for _, _, remedy in named])
+    _, reasons, remedies = ([faults[int(k)][part] for k in bad["fault"]] for part in range(3))
+    return quarantine_rows(file, bad["line"], reasons, remedies)
 
 
 def _leave_out(database, rule: str, lines: str) -> dict:
@@ -116,9 +142,15 @@ def _n_ratings(database) -> int:
     return database.execute("select count(*) from ratings").fetchone()[0]
 
 
-def _refuse_empty(database, table: str, file: str, question: str) -> None:
-    if not database.execute(f"select count(*) from {table}").fetchone()[0]:
-        raise DataError(f"{file}, row 2: no usable row is left. {question}")
+def _refuse_empty(database, table: str, file: str, bad: pd.DataFrame, remedy: str = "") -> None:
+    """Where no row stands, say what most of them lack."""
+    if database.execute(f"select count(*) from {table}").fetchone()[0]:
+        return
+    if len(bad):
+        most = bad[bad["reason"] == bad["reason"].mode()[0]]
+        file, remedy = f"{file}, row {most['row'].min()}", (
+            f"{len(most):,} of {len(bad):,} rows: {most['reason'].iloc[0]}. {most['remedy'].iloc[0]}")  # fmt: skip
+    raise DataError(f"{file}: no usable row is left. {remedy or 'All are left out: look at data.zero_is_no_rating.'}")
 
 
 def _thin(database, data: DataConfig) -> list[dict]:

@@ -8,8 +8,7 @@ import duckdb
 import pandas as pd
 
 from eestudy.config import DataConfig
-from eestudy.data.cleaning import clean_items, clean_ratings, clean_title
-from eestudy.data.reading import quarantine_rows
+from eestudy.data.cleaning import clean_items, clean_ratings, clean_title, clean_users
 
 ABOUT_USERS, ABOUT_ITEMS = ("age", "gender", "occupation"), ("title", "year", "genres")
 
@@ -35,7 +34,7 @@ def collect(
     """
     bad = [*bad, clean_items(database, files["items"])]
     if "users" in files:
-        bad.append(_first_of_each_user(database, files["users"]))
+        bad.append(clean_users(database, files["users"]))
     more, left_out = clean_ratings(database, files["ratings"], data)
     if "users" not in files:
         database.execute("create table users as select min(line) as line, user_id from ratings group by user_id")
@@ -46,13 +45,6 @@ def collect(
         "items": items, "quarantine": pd.concat([*bad, more], ignore_index=True),
         "left_out": pd.DataFrame(left_out, columns=["rule", "n_rows"]),
     }  # fmt: skip
-
-
-def _first_of_each_user(database, file: str) -> pd.DataFrame:
-    repeats = "select line from (select line, row_number() over (partition by user_id order by line) as n from users)"
-    lines = database.execute(f"{repeats} where n > 1 order by line").fetchdf()["line"]
-    database.execute(f"delete from users where line in ({repeats} where n > 1)")
-    return quarantine_rows(file, lines, "duplicate user", "Keep one.")
 
 
 def _ratings(database) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import duckdb
 
 from eestudy import artifacts, assets
 from eestudy.config import DataConfig
+from eestudy.data.cleaning import REPEAT, set_aside
 from eestudy.data.frames import collect
 from eestudy.data.tables import TableFile, open_database, read_table
 
@@ -61,10 +62,13 @@ def _read_official(database: duckdb.DuckDBPyConnection, files: dict) -> list:
                "users": ("user_id", "gender", "age", "occupation")}  # fmt: skip
     bad = [read_table(database, name, TableFile(files[name], {c: str(k) for k, c in enumerate(columns[name])}, **shape))
            for name in columns]  # fmt: skip
+    repeat = (REPEAT.format("item_id", "line"), "duplicate item", "Keep one.")
+    bad.append(set_aside(database, "movies", [repeat], files["movies"].name))
+    # an item's id is its title; a movie without one keeps its number
     database.execute("create or replace table ratings as select r.line, '1m_' || user_id as user_id, "
-                     "coalesce(m.title, '') as item_id, rating, timestamp "
+                     "coalesce(nullif(m.title, ''), item_id) as item_id, rating, timestamp "
                      "from ratings r left join movies m using (item_id)")
-    database.execute("create table items as select line, title as item_id, "
+    database.execute("create table items as select line, coalesce(nullif(title, ''), item_id) as item_id, "
                      "trim(regexp_replace(title, '\\(\\d{4}\\)$', '')) as title, "
                      "regexp_extract(title, '\\((\\d{4})\\)$', 1) as year, replace(genres, '|', ' ') as genres "
                      "from movies")

@@ -17,7 +17,8 @@ def read_own_data(data: DataConfig) -> dict:
     """The files that a toml names, checked.
 
     Returns:
-        See `frames.collect`. Without a column of ratings all are 1, without timestamps all are 0.
+        See `frames.collect`. Without a column of ratings all are 1; without timestamps, or where `clock` says
+        that they mean nothing, all are 0.
 
     Raises:
         DataError: a column that is needed and not named, a rule that needs a column that is not there, a missing file,
@@ -32,6 +33,8 @@ def read_own_data(data: DataConfig) -> dict:
         for column, value in (("rating", "1"), ("timestamp", "0")):
             if column not in data.ratings.columns:
                 database.execute(f"alter table ratings add column {column} varchar default '{value}'")
+        if data.clock == "none":
+            database.execute("update ratings set timestamp = '0'")
         return collect(database, data, {name: file.path.name for name, file in files.items()}, bad)
 
 
@@ -51,4 +54,4 @@ def _check_columns(name: str, table: TableConfig, data: DataConfig) -> None:
 def _file(table: TableConfig, data: DataConfig) -> TableFile:
     path = Path(data.folder) / table.file  # a full path stays as it is
     found = find_file(path.parent, [path.name], f"where {data.name}.toml says it lies")
-    return TableFile(found, table.columns, table.delimiter, table.encoding, table.header)
+    return TableFile(found, table.columns, table.delimiter, table.encoding, table.header, table.escape)

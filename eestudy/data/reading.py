@@ -22,9 +22,10 @@ class DataError(ValueError):
     """A data file cannot be used as it is; the message names the file, the row and the remedy."""
 
 
-def quarantine_rows(file: str, rows, reason: str, remedy: str) -> pd.DataFrame:
-    """Quarantine records, one per bad row: file, row (1-based line in the file), reason, remedy."""
+def quarantine_rows(file: str, rows, reason, remedy) -> pd.DataFrame:
+    """Quarantine records, one per bad row: file, row (1-based line in the file), reason, remedy (one, or one each)."""
     rows = np.asarray(rows, dtype=np.int64)
+    reason, remedy = (text if isinstance(text, str) else pd.Series(text, dtype=object) for text in (reason, remedy))
     return pd.DataFrame({"file": file, "row": rows, "reason": reason, "remedy": remedy}, columns=QUARANTINE_COLUMNS)
 
 
