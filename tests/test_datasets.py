@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eestudy import assets, config, data, metrics, retriever
+from eestudy import artifacts, assets, config, data, metrics, retriever
 from eestudy.data import __main__ as command
 from eestudy.data import cleaning, movielens, negatives, splits, tables
 
@@ -78,6 +78,22 @@ def test_zeros_are_dislikes_where_that_is_the_rule(folder):
     assert sorted(raw["interactions"]["rating"]) == [0, 3, 8, 10]
 
 
+OFFICIAL_BOOKS = [r'"ISBN";"Book-Title";"Book-Author";"Year-Of-Publication";"Publisher";"Image-URL-S"',
+                  r'"01X";"Foo \"bar\" baz";"Somebody";"1999";"P";"http://x"',
+                  r'"02";"Caf\351 \"; r";"Somebody; else";"1999";"P \"Q\"";"http://x"',
+                  r'"03";"A \"broken\";Somebody";"1999";"P";"http://x"']  # fmt: skip
+
+
+def test_the_official_titles_escape_quotation_marks_by_backslashes(folder):
+    put(folder, "bookcrossing", **{"BX-Book-Ratings__csv": RATED})
+    content = "\n".join(OFFICIAL_BOOKS).replace(r"\351", "é").encode("latin-1")
+    (folder / "bookcrossing" / "BX-Books.csv").write_bytes(content)
+    raw = data.read(settings_of("bookcrossing", min_ratings=1))
+    assert raw["items"]["title"].tolist() == ['Foo "bar" baz', 'Café "; r']
+    of_titles = raw["quarantine"][raw["quarantine"]["file"] == "BX-Books.csv"]
+    assert of_titles[["row", "reason"]].values.tolist() == [[4, "wrong number of fields"]]
+
+
 def test_a_missing_file_is_named_with_its_home(folder):
     with pytest.raises(data.DataError, match="BX-Book-Ratings.csv.*informatik.uni-freiburg.de.*DATA_DIR"):
         data.read(settings_of("bookcrossing"))
@@ -111,6 +127,17 @@ def test_the_wheel_and_the_official_files_say_the_same(folder, monkeypatch):
     assert wheel["users"]["occupation"].tolist() == ["K-12 student", "self-employed"]
 
 
+def test_unknown_and_repeated_movies(folder):
+    put(folder, "ml-1m", **{
+        "ratings__dat": ["1::6::5::978300760", "1::7::4::978300761", "2::34::3::978300762", "2::35::3::978300763"],
+        "movies__dat": ["6::Heat (1995)::Action|Crime", "34::Babe (1995)::Drama", "6::Heat (1996)::War", "35::::War"],
+        "users__dat": ["1::F::1::10::48067", "2::M::56::16::70072"],
+    })  # fmt: skip
+    raw = data.read(settings_of("ml-1m"))
+    assert raw["interactions"]["item_id"].tolist() == ["Heat (1995)", "Babe (1995)"]
+    assert reasons(raw) == {"duplicate item": [3], "title is empty": [4], "unknown item": [2, 4]}
+
+
 def test_every_code_has_a_word():
     assert len(movielens.OCCUPATIONS) == 21 and len(movielens.AGES) == 7
 
@@ -122,27 +149,104 @@ def review(user, item, stars, when) -> str:
     return json.dumps({"reviewerID": user, "asin": item, "overall": stars, "unixReviewTime": when, "style": {"a": 1}})
 
 
+def reviews_of(tmp_path, form: str, **changes) -> config.StudyConfig:
+    """Amazon Beauty's reviews, by a toml that names their form and nothing else that it need not."""
+    path = tmp_path / "reviews.toml"
+    lines = [f"{field} = {json.dumps(value)}" for field, value in {"form": form, **changes}.items()]
+    path.write_text("\n".join(['[data]', 'dataset = "amazon-beauty"', *lines]))
+    return config.load(str(path))
+
+
 def test_reviews_of_2014_have_metadata_that_is_not_json(folder):
-    put(folder, "amazon-beauty", reviews__json__gz=[review("u", "i", 5.0, 100), review("u", "j", 2.0, 90), "{broken"],
-        meta__json__gz=["{'asin': 'i', 'title': 'It\\'s a soap'}", "{'asin': 'j', 'title': 'Comb'}", "__import__('os')",
-                        "{'asin': 'k'}"])  # fmt: skip
-    raw = data.read(settings_of("amazon-beauty", form="2014", files=("reviews.json", "meta.json"), rating_range=(1, 5)))
+    put(folder, "amazon-beauty", reviews_Beauty_5__json__gz=[review("u", "i", 5.0, 100), review("u", "j", 2.0, 90),
+                                                             "{broken"],
+        meta_Beauty__json__gz=["{'asin': 'i', 'title': 'It\\'s a soap'}", "{'asin': 'j', 'title': 'Comb'}",
+                               "__import__('os')", "{'asin': 'k'}", '{"asin": "l", "title": null}'])  # fmt: skip
+    raw = data.read(reviews_of(folder, "2014").data)
     assert raw["items"]["title"].tolist() == ["It's a soap", "Comb"]
     assert raw["interactions"]["timestamp"].tolist() == [100, 90]
-    assert reasons(raw) == {"not a JSON object": [3, 3], "title is empty": [4]}
+    assert reasons(raw) == {"not a JSON object": [3, 3], "title is empty": [4, 5]}
 
 
 def test_reviews_of_2018_and_of_2023(folder):
-    put(folder, "amazon-beauty", reviews__json=[review("u", "i", 5.0, 100), review("v", "i", 7.0, 90)],
-        meta__json=[json.dumps({"asin": "i", "title": "Soap"})], ratings__csv=[
+    put(folder, "amazon-beauty", All_Beauty_5__json=[review("u", "i", 5.0, 100), review("v", "i", 7.0, 90)],
+        meta_All_Beauty__json=[json.dumps({"asin": "i", "title": "Soap"})], All_Beauty__csv=[
             "user_id,parent_asin,rating,timestamp", "u,i,5.0,1547589356557", "v,i,4.0,soon"],
-        meta__jsonl=[json.dumps({"parent_asin": "i", "title": "Soap"})])  # fmt: skip
-    stars = {"rating_range": (1, 5)}
-    of_2018 = data.read(settings_of("amazon-beauty", form="2018", files=("reviews.json", "meta.json"), **stars))
-    assert reasons(of_2018) == {"rating outside 1 to 5": [2]}
-    of_2023 = data.read(settings_of("amazon-beauty", form="2023", files=("ratings.csv", "meta.jsonl"), **stars))
+        meta_All_Beauty__jsonl=[json.dumps({"parent_asin": "i", "title": "Soap"})])  # fmt: skip
+    assert reasons(data.read(reviews_of(folder, "2018").data)) == {"rating outside 1 to 5": [2]}
+    of_2023 = data.read(reviews_of(folder, "2023").data)
     assert of_2023["interactions"]["timestamp"].tolist() == [1547589356]
-    assert reasons(of_2023) == {"timestamp is not a number": [3]}
+    assert reasons(of_2023) == {"timestamp is neither a number nor a date": [3]}
+
+
+SCRAP = 'var aPageStart = (new Date()).getTime(); var ue_t0=ue_t0||+new Date();'
+
+
+@pytest.mark.parametrize(("title", "wanted"), [
+    ('<span class="a-size-medium">Rose  <b>Soap</b></span>', "Rose Soap"), (SCRAP, None), (None, None), (17, "17"),
+    (f"<script>{SCRAP}</script> Comb", "Comb"), (f"<script type='text/javascript'>{SCRAP}", None), ("<br>", None),
+    ("Soap & Co. <3 (var. 2) > all", "Soap & Co. <3 (var. 2) > all"), ("Function (blue)", "Function (blue)"),
+])  # fmt: skip
+@pytest.mark.parametrize("form", ["2014", "2018"])
+def test_titles_are_what_people_read(folder, form, title, wanted):
+    reviews = [review("u", item, 5.0, 100) for item in ("i", "j")]
+    meta = [json.dumps({"asin": "i", "title": title}), json.dumps({"asin": "j", "title": "Comb"})]
+    put(folder, "amazon-beauty", r__json=reviews, m__json=meta)
+    raw = data.read(reviews_of(folder, form, files=["r.json", "m.json"]).data)
+    assert raw["items"].set_index("item_id")["title"].get("i") == wanted
+    assert reasons(raw) == ({} if wanted else {"title is empty": [1], "unknown item": [1]})
+
+
+def write_reviews(folder, form: str, n_users=60, per_user=12, n_items=30) -> None:
+    """A cut of a form's official files."""
+    rng, rated = np.random.default_rng(0), []
+    for user in range(n_users):
+        for place, item in enumerate(rng.permutation(n_items)[:per_user]):
+            stars, when = float(rng.integers(2, 6)), 1_400_000_000 + 86_400 * place + user
+            rated.append(f"u{user},i{item},{stars},{when}123" if form == "2023" else
+                         review(f"u{user}", f"i{item}", stars, when))  # fmt: skip
+    key = "parent_asin" if form == "2023" else "asin"
+    titles = [json.dumps({key: f"i{item}", "title": f"Soap no. {item}"}) for item in range(n_items)]
+    category = "Beauty" if form == "2014" else "All_Beauty"
+    names = {"2023": (f"{category}__csv__gz", f"meta_{category}__jsonl__gz")}.get(form, (
+        f"{'reviews_' if form == '2014' else ''}{category}_5__json__gz", f"meta_{category}__json__gz"))  # fmt: skip
+    head = ["user_id,parent_asin,rating,timestamp"] if form == "2023" else []
+    put(folder, "amazon-beauty", **{names[0]: head + rated, names[1]: titles})
+
+
+def assert_stars_in_every_part(frames, n_users: int) -> None:
+    rows = frames["interactions"].merge(frames["split"], on="row")
+    assert set(rows["split"]) == {"graph", "label", "validation", "test"} and rows["observed"].all()
+    assert rows.groupby("split")["label"].agg(set).map(lambda labels: labels == {0, 1}).all()
+    assert len(frames["users"]) == n_users and (frames["items"]["title"] != "").all()
+    assert rows["timestamp"].between(9e8, 2e9).all()  # seconds
+    judged = rows[rows["split"] != "graph"]
+    assert (judged["request_timestamp"] == judged.groupby("request_id")["timestamp"].transform("min")).all()
+
+
+@pytest.mark.parametrize("form", ["2014", "2018", "2023"])
+def test_reviews_are_prepared_with_stars_and_times(folder, form):
+    write_reviews(folder, form)
+    frames = data.prepare(reviews_of(folder, form))
+    assert_stars_in_every_part(frames, 60)
+    assert len(frames["interactions"]) == 720 and frames["quarantine"].empty
+
+
+@pytest.mark.parametrize(("form", "part", "name", "n_users"), [
+    ("2018", "all-beauty-2018", "All_Beauty_5.json.gz", 991), ("2023", "all-beauty-2023", "All_Beauty.csv.gz", 253)])
+def test_the_real_reviews_are_prepared(tmp_path, form, part, name, n_users):
+    reviews = artifacts.data_dir() / "amazon-beauty" / part / name
+    if not reviews.is_file():
+        pytest.skip(f"{reviews} is not here")
+    meta = reviews.with_name("meta_All_Beauty.jsonl.gz")
+    if not meta.is_file():  # titles are no part of that download
+        meta = tmp_path / "meta.json"
+        with gzip.open(reviews, "rt") as lines:
+            items = sorted({json.loads(line)["asin"] for line in lines})
+        meta.write_text("".join(json.dumps({"asin": item, "title": f"Item {item}"}) + "\n" for item in items))
+    frames = data.prepare(reviews_of(tmp_path, form, files=[str(reviews), str(meta)]))
+    assert_stars_in_every_part(frames, n_users)
+    assert set(frames["quarantine"]["reason"]) <= {"duplicate user and item"}
 
 
 def sequences(n_users=60, n_items=25, seed=0) -> list[str]:
