@@ -9,7 +9,7 @@ import csv
 import gzip
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pandas as pd
 
 from eestudy.data.reading import DataError, quarantine_rows
 
-MEMORY_MB = 2000
+MEMORY_MB = 1000
 NO_DELIMITER = "\x01"  # a whole line is one field
 REFUSALS = {
     "MISSING COLUMNS": ("wrong number of fields", "Give every row as many fields as the header."),
@@ -53,7 +53,8 @@ def open_database(memory_mb: int = MEMORY_MB) -> Iterator[duckdb.DuckDBPyConnect
     with tempfile.TemporaryDirectory(prefix="eestudy-") as folder:
         settings = {"memory_limit": f"{memory_mb}MB", "preserve_insertion_order": True}
         with duckdb.connect(str(Path(folder) / "tables.duckdb"), config=settings) as database:
-            database.execute("set enable_progress_bar = false")  # it would print into whatever reads our output
+            with suppress(duckdb.Error):  # in Jupyter, where there is no such setting without ipywidgets
+                database.execute("set enable_progress_bar = false")  # it would print into whatever reads our output
             yield database
 
 
