@@ -23,8 +23,8 @@ def fit_exponents(frame: pd.DataFrame, n_bootstrap: int = 2000, seed: int = 0) -
 
     Returns:
         Two rows a dimension, `sizes` 'all' and 'upper half' (the middle size and those above it): n_sizes (positive
-        ones), exponent, exponent_low, exponent_high (95 %), predicted_exponent (of predicted_gflop), affine_exponent;
-        and of the fit over all sizes fixed_ms (a), per_unit_ms (c), affine_error (largest relative error).
+        ones), exponent, exponent_low, exponent_high (95 %; NaN of one repeat), predicted_exponent (of its gflop),
+        affine_exponent; of the fit over all sizes fixed_ms (a), per_unit_ms (c), affine_error (largest relative error).
     """
     rng, rows = np.random.default_rng(seed), []
     for dimension, part in frame.groupby("dimension", sort=False):
@@ -38,7 +38,7 @@ def fit_exponents(frame: pd.DataFrame, n_bootstrap: int = 2000, seed: int = 0) -
         for name, start in (("all", 0), ("upper half", len(size) // 2)):
             kept = np.flatnonzero((size > 0) & (np.arange(len(size)) >= start))
             slopes = [_slope(size[kept], y[..., kept]) for y in (median, drawn, gflop, line)]
-            low, high = np.quantile(slopes[1], (0.025, 0.975))
+            low, high = np.quantile(slopes[1], (0.025, 0.975)) if len(seconds) > 1 else (np.nan, np.nan)
             rows.append((dimension, name, len(kept), slopes[0], low, high, slopes[2], slopes[3], 1000 * fixed,
                          1000 * per_unit, np.abs(line / median - 1).max()))  # fmt: skip
     return pd.DataFrame(rows, columns=[

@@ -7,6 +7,7 @@ are cut, so that one item cannot push the others out of the budget.
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Sequence
 
@@ -111,7 +112,8 @@ def history_text(titles: Sequence[str], ratings: Sequence[float], stars: bool = 
     """Recent ratings, oldest first; titles alone without stars; '' where there are none."""
     if not len(titles):
         return ""
-    shown = [f"{title} {rating:.0f}" if stars else title for title, rating in zip(titles, ratings, strict=True)]
+    shown = [f"{title} {math.floor(rating + 0.5)}" if stars else title  # halves round up, as in the evidence
+             for title, rating in zip(titles, ratings, strict=True)]  # fmt: skip
     return " Recent: " + "; ".join(shown) + "."
 
 
@@ -123,9 +125,10 @@ def ratings_text(name: str, ratings: Sequence[int]) -> str:
     return f" {name} {digits} {np.mean(ratings):.1f}"
 
 
-def match_text(name: str, digits: Sequence[int]) -> str:
-    """Evidence without stars, a similarity in tenths: ' match 3 of 9'."""
-    return f" {name} {int(digits[0])} of 9" if len(digits) else f" {name} none"
+def match_text(names: Sequence[str], digits: Sequence[int]) -> str:
+    """Evidence without stars, similarities in tenths: ' match 3 of 9, closest 8 of 9'."""
+    shown = [f"{int(digit)} of 9" for digit in digits] or ["none"] * len(names)
+    return ",".join(f" {name} {digit}" for name, digit in zip(names, shown, strict=True))
 
 
 def suffix_text(mode: str, title: str, others: Sequence[int], own: Sequence[int], stars: bool = True) -> str:
@@ -136,13 +139,13 @@ def suffix_text(mode: str, title: str, others: Sequence[int], own: Sequence[int]
         title: the target's (cut) title.
         others: ratings of the target by the most similar users.
         own: the user's own ratings of the items most similar to the target.
-        stars: whether the dataset has any; else `others` and `own` are one digit each, of how well the target matches
-            the user's likes, and how close the closest of the user's items is to it.
+        stars: whether the dataset has any; else digits: `others` how similar those who took the target are to the user,
+            `own` how well the target matches what the user takes, and how close the closest of the user's items is.
     """
     if stars:
         first, second = ratings_text("others", others), ratings_text("own", own)
     else:
-        first, second = match_text("match", others), match_text("closest", own)
+        first, second = match_text(["buyers"], others), match_text(["match", "closest"], own)
     evidence = {"both": f"{first},{second}.", "similar_users": f"{first}.", "none": ""}[mode]
     return f" {title}.{evidence}{QUESTION}"
 

@@ -82,7 +82,7 @@ def test_the_prepared_retrieval_equals_the_one_that_sorts_everything(seed, n_rat
                                "request_timestamp": 4})
     similar = retriever.graph_retriever(rng.standard_normal((n_users, 3)), rng.standard_normal((n_items, 3)))
     shelf = stages.Shelf(visible, visible.groupby("user_id").indices, visible.groupby("item_id").indices,
-                         None, None, similar)
+                         None, None, similar, None)
     cfg = toys.study()
     k = cfg.retriever.n_similar_users, cfg.retriever.n_similar_items
     pd.testing.assert_frame_equal(stages.find_evidence(shelf, candidates, cfg),
@@ -103,7 +103,7 @@ def test_nothing_later_than_the_request_is_read(setup, engine):
     when, shelf = candidates["request_timestamp"].iloc[0], stages.fill_shelf(setup.run)
     late = shelf.visible["timestamp"] >= when
     changed = shelf.visible.assign(rating=np.where(late, 6 - shelf.visible["rating"], shelf.visible["rating"]))
-    other = stages.Shelf(changed, shelf.of_user, shelf.of_item, shelf.users, shelf.titles, shelf.similar)
+    other = stages.Shelf(changed, shelf.of_user, shelf.of_item, shelf.users, shelf.titles, shelf.similar, None)
     assert stages.answer(setup, engine, RULE, other, candidates)[1].suffixes == stored.suffixes
     judged = artifacts.read_table(setup.run, "split.parquet").query("split in ('validation', 'test')")["row"]
     assert not shelf.visible["row"].isin(judged).any()

@@ -275,15 +275,16 @@ def test_the_last_three_rows_are_label_validation_and_test(folder):
     assert (observed["label"] == 1).all() and (rows.loc[~rows["observed"], "label"] == 0).all()
 
 
-def test_a_negative_stands_beside_every_target_and_was_never_taken(folder):
+def test_a_negative_stands_beside_every_target_and_was_not_taken_before(folder):
     _, frames = prepare_sequences(folder)
     rows = frames["interactions"].merge(frames["split"], on="row")
     judged = rows[rows["split"] != "graph"]
     assert (judged.groupby(["user_id", "split"])["label"].agg(list).map(sorted).map(tuple) == (0, 1)).mean() > 0.95
     assert judged.groupby("request_id")["user_id"].nunique().eq(1).all()
-    taken = set(zip(*(rows.loc[rows["observed"], key] for key in ("user_id", "item_id")), strict=True))
-    drawn = rows[~rows["observed"]]
-    assert not taken & set(zip(drawn["user_id"], drawn["item_id"], strict=True))
+    order = rows["split"].map({part: place for place, part in enumerate(config.SPLITS)})
+    both = rows[rows["observed"]].assign(order=order).merge(
+        rows[~rows["observed"]].assign(order=order), on=["user_id", "item_id"], suffixes=("", "_drawn"))  # fmt: skip
+    assert (both["order"] > both["order_drawn"]).all()  # what is taken later is nothing that may be known
     assert (judged["request_timestamp"] == splits.FOREVER).all()
 
 
@@ -316,14 +317,17 @@ def test_matches_equal_a_loop_over_pairs(folder):
     rng = np.random.default_rng(3)
     user_emb, item_emb = rng.standard_normal((60, 4)), rng.standard_normal((25, 4))
     similar = retriever.graph_retriever(user_emb, item_emb)
-    rows = frames["interactions"].merge(frames["split"][["row", "split"]], on="row")
+    rows = frames["interactions"].merge(frames["split"][["row", "split", "request_timestamp"]], on="row")
     test, known = rows[rows["split"] == "test"], rows[rows["observed"] & rows["split"].isin(("graph", "label"))]
-    found = retriever.match_evidence(test, known, similar)
+    found = retriever.match_evidence(test, known, similar, 3)
     unit = lambda x: x / np.linalg.norm(x)  # noqa: E731
     for row, (_, asked) in zip(found.itertuples(), test.iterrows(), strict=True):
         own = known.loc[known["user_id"] == asked["user_id"], "item_id"]
         target = unit(item_emb[asked["item_id"]])
-        assert row.others_mean == pytest.approx(unit(user_emb[asked["user_id"]]) @ target, abs=1e-5)
+        user, takers = unit(user_emb[asked["user_id"]]), known.loc[known["item_id"] == asked["item_id"], "user_id"]
+        near = sorted((unit(user_emb[taker]) @ user for taker in takers), reverse=True)[:3]
+        assert row.others_mean == pytest.approx(np.mean(near) if near else np.nan, abs=1e-5, nan_ok=True)
+        assert row.match == pytest.approx(user @ target, abs=1e-5)
         assert row.own_mean == pytest.approx(max(unit(item_emb[i]) @ target for i in own), abs=1e-5)
         assert (row.n_user, row.n_item) == (len(own), (known["item_id"] == asked["item_id"]).sum())
 
@@ -332,15 +336,50 @@ def test_negatives_of_the_label_part_are_no_evidence(folder):
     _, frames = prepare_sequences(folder)
     rng = np.random.default_rng(3)
     similar = retriever.graph_retriever(rng.standard_normal((60, 4)), rng.standard_normal((25, 4)))
-    before = retriever.split_matches(frames["interactions"], frames["split"], similar, similar)
+    before = retriever.split_matches(frames["interactions"], frames["split"], similar, similar, 3)
     assert set(np.concatenate(before["others"].tolist())) <= set(range(10))
     rows, split = frames["interactions"], frames["split"]
     is_drawn = ~rows["observed"] & (split["split"] == "label").to_numpy()
     later = before["row"].isin(split.loc[~split["split"].isin(("graph", "label")), "row"])
-    without = retriever.split_matches(rows[~is_drawn], split[~is_drawn.to_numpy()], similar, similar)
-    for column in ("others_mean", "own_mean", "n_user", "n_item"):
+    without = retriever.split_matches(rows[~is_drawn], split[~is_drawn.to_numpy()], similar, similar, 3)
+    for column in ("others_mean", "own_mean", "match", "n_user", "n_item"):
         np.testing.assert_array_equal(before.loc[later, column],
                                       without.loc[without["row"].isin(before.loc[later, "row"]), column])
+
+
+def test_nothing_taken_at_or_after_a_request_is_evidence():
+    rng = np.random.default_rng(0)
+    similar = retriever.graph_retriever(rng.standard_normal((6, 4)), rng.standard_normal((5, 4)))
+    known = pd.DataFrame({"user_id": [1, 2, 3, 0, 0], "item_id": [0, 0, 0, 1, 2], "rating": 1.0,
+                          "timestamp": [5, 9, 10, 5, 10], "row": range(5)})  # fmt: skip
+    asked = pd.DataFrame({"row": [9], "user_id": [0], "item_id": [0], "request_timestamp": [10]})
+    found, cut = (retriever.match_evidence(asked, part, similar, 8) for part in (known, known[known["timestamp"] < 10]))
+    pd.testing.assert_frame_equal(found, cut)
+    assert found.loc[0, ["n_user", "n_item"]].tolist() == [1, 2]
+
+
+def test_digits_say_which_tenth_of_their_own_graphs_similarities():
+    frame = pd.DataFrame({"others_mean": np.r_[np.arange(100.0), np.nan], "match": np.arange(101.0)[::-1],
+                          "own_mean": np.arange(101.0)})  # fmt: skip
+    shown = retriever.add_digits(frame, frame)
+    assert np.concatenate(shown["others"][:100].tolist()).tolist() == [k // 10 for k in range(100)]
+    assert shown["others"][100].tolist() == [] and shown["own"][0].tolist() == [9, 0]
+    other = retriever.add_digits(frame * 7 - 3, frame * 7 - 3)  # another scale, the same digits
+    for name in ("others", "own"):
+        assert all(map(np.array_equal, shown[name], other[name]))
+
+
+def test_a_target_taken_by_a_neighbour_is_found_as_a_loop_finds_it():
+    rng, n_items = np.random.default_rng(1), 40
+    vectors = rng.standard_normal((25, 5)).astype(np.float32)
+    taken = pd.DataFrame({"user_id": rng.integers(0, 25, 120), "item_id": rng.integers(0, n_items, 120)})
+    asked = pd.DataFrame({"user_id": rng.integers(0, 25, 60), "item_id": rng.integers(0, n_items, 60)})
+    found = retriever.taken_by_neighbors(asked, taken, vectors, 4)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for (user, item), one in zip(asked.itertuples(index=False), found, strict=True):
+        near = [other for other in np.argsort(-unit @ unit[user]) if other != user][:4]
+        assert one == taken.loc[taken["user_id"].isin(near), "item_id"].eq(item).any()
+    assert 0 < found.mean() < 1
 
 
 # Rules that any dataset may use

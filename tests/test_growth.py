@@ -48,6 +48,11 @@ def test_one_size_has_no_exponent():
     assert fit.loc[0, "exponent"] == pytest.approx(1) and np.isnan(fit.loc[1, "exponent"])
 
 
+def test_one_repeat_has_no_interval():
+    fit = fit_exponents(curve(lambda n: n, repeats=1), 20)
+    assert fit[["exponent_low", "exponent_high"]].isna().all(axis=None) and fit["exponent"].notna().all()
+
+
 def test_the_interval_holds_the_truth_and_widens_with_the_noise():
     calm, wild = (fit_exponents(curve(lambda n: n**0.8, noise=s, repeats=9), 500) for s in (0.02, 0.2))
     for fit in (calm, wild):

@@ -28,6 +28,7 @@ class Shelf:
     users: pd.DataFrame  # by user_id
     titles: np.ndarray  # [I] raw titles
     similar: retriever.Retriever  # of normalised vectors
+    reference: pd.DataFrame  # evidence of the selection half: without stars, its similarities are what digits count by
 
 
 def fill_shelf(run: Run) -> Shelf:
@@ -39,12 +40,15 @@ def fill_shelf(run: Run) -> Shelf:
     names = ("interactions", "split", "users", "items")
     interactions, split, users, items = (artifacts.read_table(run, f"{name}.parquet") for name in names)
     known = split.loc[split["split"].isin(KNOWN_PARTS["test"]), "row"]
-    visible = interactions[interactions["row"].isin(known)].sort_values(["timestamp", "row"], ignore_index=True)
+    visible = interactions[interactions["row"].isin(known) & interactions["observed"]]
+    visible = visible.sort_values(["timestamp", "row"], ignore_index=True)
+    evidence = artifacts.read_table(run, "evidence.parquet")
     vectors = artifacts.read_arrays(run, "embeddings.safetensors")
     return Shelf(
         visible, visible.groupby("user_id").indices, visible.groupby("item_id").indices, users.set_index("user_id"),
         items.sort_values("item_id")["title"].to_numpy(),
         retriever.graph_retriever(vectors["user_final"], vectors["item_final"]),
+        evidence[evidence["row"].isin(split.loc[split["half"] == "select", "row"])],
     )  # fmt: skip
 
 
@@ -70,7 +74,10 @@ def find_evidence(shelf: Shelf, candidates: pd.DataFrame, cfg: StudyConfig) -> p
     positions = [shelf.of_user.get(candidates["user_id"].iloc[0], NOTHING)]
     positions += [shelf.of_item.get(item, NOTHING) for item in candidates["item_id"]]
     relevant = shelf.visible.iloc[np.unique(np.concatenate(positions))]
-    return retriever.build_evidence(candidates, relevant, shelf.similar, *_neighbours(cfg))
+    if cfg.data.has_stars:
+        return retriever.build_evidence(candidates, relevant, shelf.similar, *_neighbours(cfg))
+    found = retriever.match_evidence(candidates, relevant, shelf.similar, cfg.retriever.n_similar_users)
+    return retriever.add_digits(found, shelf.reference)
 
 
 def _neighbours(cfg: StudyConfig) -> tuple[int, int]:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from eestudy.config import SPLITS
+
 TRIES = 100
+# each part and those before it
+UNTIL = {"label": ("graph", "label"), "validation": ("graph", "label", "validation"),
+         "test": SPLITS, "development": SPLITS}  # fmt: skip
+
+
+def _pairs(interactions: pd.DataFrame, n_items: int) -> np.ndarray:
+    """Users and items as one number each, sorted."""
+    return np.sort(interactions["user_id"].to_numpy(np.int64) * n_items + interactions["item_id"].to_numpy(np.int64))
 
 
 def draw_negatives(user_id, item_id, pool_user, pool_item, known: np.ndarray, n_items: int, seed: int) -> np.ndarray:
-    """For each target an item that is another user's target, and that the user never had.
+    """For each target an item that is another user's target, and that the user is not known to have.
 
     Uniform negatives would be rarer items than targets are, and popularity alone would tell them apart; items drawn
     from others' targets are as popular as targets.
@@ -17,7 +27,7 @@ def draw_negatives(user_id, item_id, pool_user, pool_item, known: np.ndarray, n_
     Args:
         user_id, item_id: [n] the targets' users and items; the item of a target itself is never its negative.
         pool_user, pool_item: [m] the targets to draw from.
-        known: sorted int64, user_id * n_items + item_id of everything that a user ever had.
+        known: sorted int64, user_id * n_items + item_id of what is never drawn for a user.
         n_items: I.
         seed: of the draw.
 
@@ -48,18 +58,19 @@ def graph_negatives(interactions: pd.DataFrame, split, seed: int) -> pd.DataFram
         split: [n] the part of each.
         seed: of the draw.
     """
-    observed = interactions[interactions["observed"]]
     n_items = 1 + int(interactions["item_id"].max())
-    known = np.sort(observed["user_id"].to_numpy(np.int64) * n_items + observed["item_id"].to_numpy(np.int64))
     graph = interactions[np.asarray(split) == "graph"]
     ids = (graph["user_id"], graph["item_id"])
-    drawn = draw_negatives(*ids, *ids, known, n_items, seed)
+    drawn = draw_negatives(*ids, *ids, _pairs(graph, n_items), n_items, seed)
     found = pd.DataFrame({"user_id": graph["user_id"].to_numpy(), "item_id": drawn, "label": np.int8(0)})
     return found[found["item_id"] >= 0].reset_index(drop=True)
 
 
 def add_negatives(interactions: pd.DataFrame, split: np.ndarray, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     """Give every target of the label part and later one negative of its own part.
+
+    A negative is nothing that its user has in that part or before. What they take later may be drawn: to leave it out
+    would tell models that learn from the label part what no user of the test part will take.
 
     Args:
         interactions: row, user_id, item_id, rating, label, timestamp: observed rows only.
@@ -71,10 +82,10 @@ def add_negatives(interactions: pd.DataFrame, split: np.ndarray, seed: int) -> t
         target, new row numbers), and their parts. A target for which there is none stays without.
     """
     n_items = 1 + int(interactions["item_id"].max())
-    known = np.sort(interactions["user_id"].to_numpy(np.int64) * n_items + interactions["item_id"].to_numpy(np.int64))
     pieces, parts = [interactions.assign(observed=True)], [split]
     for number, part in enumerate(sorted(set(split) - {"graph"})):
         targets = interactions[split == part]
+        known = _pairs(interactions[np.isin(split, UNTIL[part])], n_items)
         ids = (targets["user_id"], targets["item_id"])
         drawn = draw_negatives(*ids, *ids, known, n_items, seed + number)
         negatives = targets.assign(item_id=drawn, rating=np.float32(0), label=np.int8(0), observed=False)[drawn >= 0]

@@ -28,10 +28,11 @@ def mix(*keys) -> np.ndarray:
     """
     value = np.zeros(np.broadcast_shapes(*(np.shape(key) for key in keys)) or 1, dtype=np.uint64)
     for key in keys:
-        value = value + np.asarray(key).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        value = value ^ (value >> np.uint64(31))
+        value += np.asarray(key).astype(np.uint64)  # in place: the arrays may be long
+        value += np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            value ^= value >> np.uint64(shift)
+            value *= np.uint64(factor)
     return value
 
 
@@ -169,7 +170,7 @@ def make_requests(
     request_id[order] = request
     # rows are in time order: the first is the earliest
     request_timestamp[order] = timestamp[is_first][request] if one_clock else FOREVER
-    return pd.DataFrame({"request_id": request_id, "request_timestamp": request_timestamp})
+    return pd.DataFrame({"request_id": request_id, "request_timestamp": request_timestamp}, copy=False)
 
 
 def sample_requests(request_id, user_id, n_rows: int | None, seed: int, spread_users: bool) -> np.ndarray:

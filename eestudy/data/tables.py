@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ import pandas as pd
 from eestudy.config import on_disk
 from eestudy.data.reading import DataError, quarantine_rows
 
-MEMORY_MB = 2000
+MEMORY_MB = 1000
 NO_DELIMITER = "\x01"  # a whole line is one field
 ENCODINGS = {"utf-8": "utf-8", "ascii": "utf-8", "iso8859-1": "latin-1"}  # Python's name -> DuckDB's; others: a copy
 BLOCK_BYTES, CHUNK_ROWS = 2**24, 100_000
@@ -65,7 +65,8 @@ def open_database(memory_mb: int = MEMORY_MB) -> Iterator[duckdb.DuckDBPyConnect
     with tempfile.TemporaryDirectory(prefix="eestudy-") as folder:
         settings = {"memory_limit": f"{memory_mb}MB", "preserve_insertion_order": True}
         with duckdb.connect(str(Path(folder) / "tables.duckdb"), config=settings) as database:
-            database.execute("set enable_progress_bar = false")  # it would print into whatever reads our output
+            with suppress(duckdb.Error):  # in Jupyter, where there is no such setting without ipywidgets
+                database.execute("set enable_progress_bar = false")  # it would print into whatever reads our output
             database.execute("set TimeZone = 'UTC'")  # of dates that do not say theirs
             yield database
 

@@ -76,6 +76,7 @@ def _cost(values: dict) -> dict[str, str]:
     return {
         "within-user AUC: text alone": _shown(values, "gauc_full_depth_no_retrieval"),
         "all evidence": _shown(values, "gauc_full_depth_retrieval"),
+        "candidates a request": _shown(values, "candidates_per_request_mean", digits=1),
         "mean exit depth": f"{number(100 * values[depth]['value'], 0)} %" if depth in values else "not measured",
         "requests/s: plain, ours":
             ", ".join(number(rate["value"], 1) for rate in rates) if all(rates) else "not measured",

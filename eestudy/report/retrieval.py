@@ -7,7 +7,8 @@ from eestudy.report.page import number
 FACTS = {  # those that a dataset has
     "auc_item_mean_before_request": "the item's mean", "auc_user_mean_before_request": "the user's mean",
     "auc_n_item_before_request": "the item's number of rows", "auc_n_user_before_request": "the user's number of rows",
-    "auc_own_mean": "the user's own most similar items",
+    "auc_own_mean": "the user's own most similar items", "auc_match": "match of user and target in the graph",
+    "auc_taken_by_neighbors": "whether any of the users most similar to this one took it",
 }  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def _popularity(values: dict) -> str:
         return ""
     low, high = chosen["ci95"]
     word = ("it matters whom one asks" if low > 0 else "random ones tell more" if high < 0 else
-            "anybody would do: they tell how liked the item is, not what this user likes")  # fmt: skip
+            "anybody would do: they tell what the item is, not what this user likes")  # fmt: skip
     facts = [f"{name} {number(values[key]['value'], 3)}" for key, name in FACTS.items() if key in values]
     return (f"Without an LLM, similar users have an AUC of {number(alone['value'], 3)}, {_signed(chosen)} against "
             f"random ones: {word}. Beside it: {', '.join(facts)}.")  # fmt: skip

@@ -90,7 +90,7 @@ class _Grouped:
     """Interactions sorted by (key, time): those of one key before a time are one slice [start, end)."""
 
     other: np.ndarray  # [M] the id on the other side
-    rating: np.ndarray  # [M] int8 stars
+    rating: np.ndarray  # [M] stars
     total: np.ndarray  # [M + 1] float64 running sum of ratings
     start: np.ndarray  # [Q]
     end: np.ndarray  # [Q]
@@ -104,8 +104,14 @@ class _Grouped:
         return np.where(n > 0, (self.total[self.end] - self.total[self.start]) / np.maximum(n, 1), np.nan)
 
 
-def _group(allowed: pd.DataFrame, key: str, other: str, wanted: np.ndarray, before: np.ndarray) -> _Grouped:
-    """For each query the allowed interactions whose `key` is `wanted` and whose time is < `before`."""
+def group_before(allowed: pd.DataFrame, key: str, other: str, wanted: np.ndarray, before: np.ndarray) -> _Grouped:
+    """For each query the allowed interactions whose `key` is `wanted` and whose time is < `before`.
+
+    Args:
+        allowed: user_id, item_id, rating, timestamp (s).
+        key, other: 'user_id' and 'item_id', or the other way round.
+        wanted, before: [Q] ids of the side `key`, times (s).
+    """
     ordered = allowed.sort_values([key, "timestamp", other])
     time = ordered["timestamp"].to_numpy(np.int64)
     base = 1 + max(time.max(initial=0), before.max(initial=0))
@@ -114,16 +120,28 @@ def _group(allowed: pd.DataFrame, key: str, other: str, wanted: np.ndarray, befo
     rating = ordered["rating"].to_numpy()
     return _Grouped(
         other=ordered[other].to_numpy(np.int64),
-        rating=rating.astype(np.int8),
+        rating=rating,
         total=np.concatenate([[0.0], np.cumsum(rating, dtype=np.float64)]),
         start=np.searchsorted(place, wanted * base, side="left"),
         end=np.searchsorted(place, wanted * base + before, side="left"),
     )
 
 
-def _nearest(group: _Grouped, query: np.ndarray, similarity: Similarity, k: int) -> list[np.ndarray]:
-    """Ratings of the k most similar entries of each query's slice, most similar first; ties: smaller id."""
-    found: list[np.ndarray] = []
+def most_similar(
+    group: _Grouped, query: np.ndarray, similarity: Similarity, k: int
+) -> list[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+    """The k most similar entries of each query's slice, most similar first; ties: smaller id.
+
+    Args:
+        group: from `group_before`.
+        query: [Q] ids that are compared with the entries' ids.
+        similarity: of a query and an entry.
+        k: entries at most.
+
+    Returns:
+        Q pairs: places [<= k] in the group's arrays, similarities [<= k].
+    """
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     count = group.count()
     chunk = np.cumsum(count) // PAIRS_PER_CHUNK
     for part in np.split(np.arange(len(query)), np.flatnonzero(np.diff(chunk)) + 1):
@@ -134,7 +152,7 @@ def _nearest(group: _Grouped, query: np.ndarray, similarity: Similarity, k: int)
         score = similarity(query[part][row], group.other[at])  # [P]
         for low, start, size in zip(group.start[part], first, n, strict=True):
             kept = _best(score[start:start + size], group.other[low:low + size], k)
-            found.append(group.rating[low + kept])
+            found.append((low + kept, score[start + kept]))
     return found
 
 
@@ -146,7 +164,8 @@ def _best(score: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
     return kept[np.lexsort((ids[kept], -score[kept]))[:k]]
 
 
-def _means(lists: list[np.ndarray]) -> np.ndarray:
+def mean_of_each(lists: list[np.ndarray]) -> np.ndarray:
+    """[Q] float64: the mean of each of Q arrays, NaN where it is empty."""
     return np.array([values.mean(dtype=np.float64) if len(values) else np.nan for values in lists])
 
 
@@ -175,20 +194,32 @@ def build_evidence(
     """
     user, item = rows["user_id"].to_numpy(np.int64), rows["item_id"].to_numpy(np.int64)
     before = rows["request_timestamp"].to_numpy(np.int64)
-    _refuse_own_rating(rows, allowed)
-    by_item = _group(allowed, "item_id", "user_id", item, before)  # who rated the target
-    by_user = _group(allowed, "user_id", "item_id", user, before)  # what the user rated
-    others = _nearest(by_item, user, retriever.user_similarity, n_similar_users)
-    own = _nearest(by_user, item, retriever.item_similarity, n_similar_items)
+    refuse_own_rating(rows, allowed)
+    by_item = group_before(allowed, "item_id", "user_id", item, before)  # who rated the target
+    by_user = group_before(allowed, "user_id", "item_id", user, before)  # what the user rated
+    others = [by_item.rating[places] for places, _ in
+              most_similar(by_item, user, retriever.user_similarity, n_similar_users)]  # fmt: skip
+    own = [by_user.rating[places] for places, _ in
+           most_similar(by_user, item, retriever.item_similarity, n_similar_items)]  # fmt: skip
     return pd.DataFrame({
         "row": rows["row"].to_numpy(), "user_mean": by_user.mean(), "n_user": by_user.count(),
         "item_mean": by_item.mean(), "n_item": by_item.count(),
-        "others": others, "others_mean": _means(others), "own": own, "own_mean": _means(own),
+        "others": _whole(others), "others_mean": mean_of_each(others),
+        "own": _whole(own), "own_mean": mean_of_each(own),
     })  # fmt: skip
 
 
-def _refuse_own_rating(rows: pd.DataFrame, allowed: pd.DataFrame) -> None:
-    """A pair's own rating must be out of reach by id, not only by time."""
+def _whole(lists: list[np.ndarray]) -> list[np.ndarray]:
+    """Ratings as the prompt shows them: int8, halves rounded up."""
+    return [np.floor(values + 0.5).astype(np.int8) for values in lists]
+
+
+def refuse_own_rating(rows: pd.DataFrame, allowed: pd.DataFrame) -> None:
+    """A pair's own rating must be out of reach by id, not only by time.
+
+    Raises:
+        ValueError: a pair of `rows` (row, user_id, item_id) is among `allowed`.
+    """
     n_items = 1 + max(rows["item_id"].max(), allowed["item_id"].max()) if len(rows) and len(allowed) else 1
     judged = rows["user_id"].to_numpy(np.int64) * n_items + rows["item_id"].to_numpy(np.int64)
     seen = allowed["user_id"].to_numpy(np.int64) * n_items + allowed["item_id"].to_numpy(np.int64)

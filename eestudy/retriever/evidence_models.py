@@ -13,10 +13,10 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 FEATURES = ("user_mean", "others_mean", "own_mean")  # stars; each is printed in the prompt with evidence
-MATCH_FEATURES = ("n_user", "others_mean", "own_mean")  # the same without stars: rows, similarity, similarity
+MATCH_FEATURES = ("match", "others_mean", "own_mean")  # the same without stars: three similarities
 
 
-def make_models(seed: int) -> dict:
+def make_models(seed: int, n_features: int) -> dict:
     """The two models, unfitted.
 
     The logistic regression sees three means and, where one is missing in training, an indicator of it; the gap is
@@ -26,7 +26,7 @@ def make_models(seed: int) -> dict:
     logistic = make_pipeline(SimpleImputer(add_indicator=True), StandardScaler(), LogisticRegression())
     boosted = HistGradientBoostingClassifier(
         max_iter=100, learning_rate=0.05, max_leaf_nodes=8, min_samples_leaf=50, early_stopping=False,
-        monotonic_cst=[1] * len(FEATURES), random_state=seed,
+        monotonic_cst=[1] * n_features, random_state=seed,
     )  # fmt: skip
     return {"logistic_evidence": logistic, "boosted_evidence": boosted}
 
@@ -57,7 +57,7 @@ def evidence_model_scores(
         raise ValueError(f"no label row has {', '.join(empty)}: the graph part is too small")
     scores = {"row": judged["row"].to_numpy()}
     with threadpool_limits(limits=1):  # small fits: more threads only wait for each other
-        for name, model in make_models(seed).items():
+        for name, model in make_models(seed, len(columns)).items():
             fitted = model.fit(train[columns].to_numpy(), train["label"].to_numpy())
             scores[name + suffix] = fitted.predict_proba(judged[columns].to_numpy())[:, 1]
     return pd.DataFrame(scores)

@@ -1,7 +1,6 @@
-"""Evidence without stars: how well a target matches a user's taste, and how close it is to what the user took.
+"""Evidence without stars: who took the target, and how it fits what the user took.
 
-Where nobody says how much they like an item, a neighbour's opinion is a similarity. It is shown to the language model
-as one digit, from 0 to 9.
+Where nobody says how much they like an item, evidence is a similarity, shown to the language model as one digit.
 """
 
 from __future__ import annotations
@@ -9,41 +8,45 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from eestudy.retriever.evidence import Retriever
+from eestudy.retriever.evidence import Retriever, group_before, mean_of_each, most_similar, refuse_own_rating
+from eestudy.retriever.search import neighbors
 
 N_DIGITS = 10
+SHOWN = {"others": ("others_mean",), "own": ("match", "own_mean")}  # a digit each in the prompt
 
 
-def match_evidence(rows: pd.DataFrame, allowed: pd.DataFrame, retriever: Retriever) -> pd.DataFrame:
-    """Two similarities per pair of a user and a target.
+def match_evidence(
+    rows: pd.DataFrame, allowed: pd.DataFrame, retriever: Retriever, n_similar_users: int
+) -> pd.DataFrame:  # fmt: skip
+    """Three similarities per pair of a user and a target, from what was taken before its request only.
 
     Args:
-        rows: row, user_id, item_id of the Q pairs to be judged.
-        allowed: user_id, item_id of what was taken and may be known; none of the Q pairs.
+        rows: row, user_id, item_id, request_timestamp (s) of the Q pairs to be judged.
+        allowed: user_id, item_id, rating, timestamp (s) of what was taken and may be known; none of the Q pairs.
         retriever: with users and items in one space.
+        n_similar_users: takers of the target whose similarity counts, at most.
 
     Returns:
         Q rows in the order given: row, n_user (what the user took), n_item (by how many the target was taken),
-        others_mean (match: of the user's and the target's place in the graph), own_mean (closest: the largest
-        similarity of the target to an item that the user took; NaN where there is none).
+        others_mean (of those who took the target, the mean similarity of the ones most similar to the user: the
+        paper's similar users), match (of the user's and the target's place in the graph), own_mean (the largest
+        similarity of the target to an item that the user took); NaN where there is nobody or nothing.
 
     Raises:
         ValueError: a pair to be judged is among those that may be known.
     """
-    both = rows[["row", "user_id", "item_id"]].merge(allowed[["user_id", "item_id"]], on=["user_id", "item_id"])
-    if len(both):
-        raise ValueError(f"{len(both)} judged pairs are among the visible interactions, e.g. row {both['row'].iloc[0]}"
-                         ". Give `allowed` earlier parts of the split only.")
-    place = rows[["user_id", "item_id"]].assign(place=np.arange(len(rows)))
-    pairs = place.merge(allowed[["user_id", "item_id"]].rename(columns={"item_id": "own"}), on="user_id")
-    pairs["similarity"] = retriever.item_similarity(pairs["own"].to_numpy(), pairs["item_id"].to_numpy())
-    closest = pairs.groupby("place")["similarity"].max().reindex(np.arange(len(rows)))
-    n_user, n_item = (rows[key].map(allowed[key].value_counts()).fillna(0).astype(np.int64).to_numpy()
-                      for key in ("user_id", "item_id"))  # fmt: skip
+    user, item = rows["user_id"].to_numpy(np.int64), rows["item_id"].to_numpy(np.int64)
+    before = rows["request_timestamp"].to_numpy(np.int64)
+    refuse_own_rating(rows, allowed)
+    by_item = group_before(allowed, "item_id", "user_id", item, before)  # who took the target
+    by_user = group_before(allowed, "user_id", "item_id", user, before)  # what the user took
+    others, closest = ([similarities for _, similarities in found] for found in (
+        most_similar(by_item, user, retriever.user_similarity, n_similar_users),
+        most_similar(by_user, item, retriever.item_similarity, 1)))  # fmt: skip
     return pd.DataFrame({
-        "row": rows["row"].to_numpy(), "n_user": n_user, "n_item": n_item,
-        "others_mean": retriever.match(rows["user_id"].to_numpy(), rows["item_id"].to_numpy()).astype(np.float64),
-        "own_mean": closest.to_numpy(np.float64),
+        "row": rows["row"].to_numpy(), "n_user": by_user.count(), "n_item": by_item.count(),
+        "others_mean": mean_of_each(others), "match": retriever.match(user, item).astype(np.float64),
+        "own_mean": mean_of_each(closest),
     })  # fmt: skip
 
 
@@ -52,34 +55,73 @@ def digit_edges(values) -> np.ndarray:
     return np.nanquantile(np.asarray(values, dtype=np.float64), np.arange(1, N_DIGITS) / N_DIGITS)
 
 
-def to_digits(values, edges: np.ndarray) -> list[np.ndarray]:
-    """Each value as a list of one digit, 0 to 9; NaN as an empty list."""
-    digits = np.digitize(values, edges).astype(np.int8)
-    return [digits[i:i + 1] if np.isfinite(value) else digits[:0] for i, value in enumerate(values)]
+def add_digits(evidence: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Every similarity as a digit, 0 to 9: which tenth of the reference's it lies in.
+
+    Args:
+        evidence: from `match_evidence`.
+        reference: rows of it, whose similarities come from the same graph; no label is looked at.
+
+    Returns:
+        The evidence with others (buyers) and own (match, closest): lists of int8, empty where something is missing.
+    """
+    found = {}
+    for name, columns in SHOWN.items():
+        digits = np.stack([np.digitize(evidence[column], digit_edges(reference[column])) for column in columns], axis=1)
+        known = evidence[list(columns)].notna().all(axis=1).to_numpy()
+        found[name] = [row if whole else row[:0] for row, whole in zip(digits.astype(np.int8), known, strict=True)]
+    return evidence.assign(**found)
 
 
 def split_matches(
-    interactions: pd.DataFrame, split: pd.DataFrame, retriever_label: Retriever, retriever_final: Retriever
-) -> pd.DataFrame:
+    interactions: pd.DataFrame, split: pd.DataFrame, retriever_label: Retriever, retriever_final: Retriever,
+    n_similar_users: int,
+) -> pd.DataFrame:  # fmt: skip
     """`evidence.split_evidence` without stars: the same forward split, the same columns `others` and `own`.
 
-    Each similarity becomes a digit among those of the label rows: label rows are what the language model learns from.
+    Similarities of two graphs are not on one scale. So a digit says which tenth a similarity lies in among those of
+    one graph: of label rows for the label part, of the selection half of validation for the later parts.
 
     Args:
-        interactions: row, user_id, item_id, observed.
-        split: row, split.
+        interactions: row, user_id, item_id, rating, timestamp, observed.
+        split: row, split, half, request_timestamp.
         retriever_label, retriever_final: trained on the graph part; on graph and label part.
+        n_similar_users: see `match_evidence`.
 
     Returns:
-        Columns of `match_evidence`, and others and own (lists of one digit at most), sorted by row.
+        Columns of `match_evidence` and `add_digits`, sorted by row.
     """
-    frame = interactions.merge(split[["row", "split"]], on="row", validate="one_to_one")
+    columns = ["row", "split", "half", "request_timestamp"]
+    frame = interactions.merge(split[columns], on="row", validate="one_to_one")
     part, observed = frame["split"], frame["observed"]
     graph, label = frame[part == "graph"], frame[part == "label"]
     later = frame[part.isin(["validation", "test", "development"])]
-    early = match_evidence(label, graph, retriever_label)
-    late = match_evidence(later, pd.concat([graph, label[observed[label.index]]]), retriever_final)
-    found = pd.concat([early, late], ignore_index=True)
-    for mean, digits in (("others_mean", "others"), ("own_mean", "own")):
-        found[digits] = to_digits(found[mean].to_numpy(), digit_edges(early[mean]))
+    early = match_evidence(label, graph, retriever_label, n_similar_users)
+    late = match_evidence(later, pd.concat([graph, label[observed[label.index]]]), retriever_final, n_similar_users)
+    chosen = late[(later["half"] == "select").to_numpy()]
+    found = pd.concat([add_digits(early, early), add_digits(late, chosen)], ignore_index=True)
     return found.sort_values("row").reset_index(drop=True)
+
+
+def taken_by_neighbors(rows: pd.DataFrame, allowed: pd.DataFrame, user_emb: np.ndarray, k: int) -> np.ndarray:
+    """Whether any of the k users most similar to the one who is asked took the target.
+
+    Args:
+        rows: user_id, item_id of the Q pairs.
+        allowed: user_id, item_id of what was taken and may be known.
+        user_emb: [U, D] graph embeddings.
+        k: neighbours, the user aside.
+
+    Returns:
+        bool [Q].
+
+    Source: the paper's retrieval, where nobody gives stars.
+    """
+    n_items = 1 + int(max(rows["item_id"].max(), allowed["item_id"].max()))
+    taken = np.unique(allowed["user_id"].to_numpy(np.int64) * n_items + allowed["item_id"].to_numpy(np.int64))
+    users, place = np.unique(rows["user_id"], return_inverse=True)
+    near, _ = neighbors(user_emb, user_emb[users], min(k + 1, len(user_emb)))  # [u, k + 1], the user among them
+    near = np.where(near == users[:, None], -1, near)
+    pairs = near[place] * n_items + rows["item_id"].to_numpy(np.int64)[:, None]  # [Q, k + 1]
+    at = np.minimum(np.searchsorted(taken, pairs), len(taken) - 1)
+    return (taken[at] == pairs).any(axis=1)
