@@ -178,7 +178,7 @@ def _read_lines(database, name: str, file: TableFile, columns: Mapping[str, int]
         refused = pd.concat([refused, passed], ignore_index=True).sort_values("line", ignore_index=True)
     elif n_read != n_lines:
         return _records(file, _read_line_by_line(database, name, file, columns, n_fields, quote))
-    _make_room(database, name, refused["line"].to_numpy(np.int64))
+    _make_room(database, name, refused["line"].to_numpy(np.int64), 1 + file.header)
     return _records(file, refused)
 
 
@@ -216,13 +216,14 @@ def _scan(database, name: str, file: TableFile, columns: Mapping[str, int], n_fi
     ).fetchdf()
 
 
-def _make_room(database, name: str, gaps: np.ndarray) -> None:
-    """Lines that are not among a table's rows: every row after them stands further down in the file."""
-    next_good, place = np.unique((gaps - np.arange(len(gaps)))[::-1], return_index=True)
-    if len(gaps):  # a row's number so far, and by how many lines it moves
-        moves = pd.DataFrame({"next_good": next_good, "n": len(gaps) - place})  # noqa: F841 - DuckDB finds it
-        database.execute(f"create or replace table {name} as select t.* replace (t.line + coalesce(n, 0) as line) "
-                         f"from {name} t asof left join moves on t.line >= next_good")  # fmt: skip
+def _make_room(database, name: str, gaps: np.ndarray, first: int) -> None:
+    """Number a table's rows, which stand in the file's order, by the lines from `first` on that are no gaps."""
+    if len(gaps):
+        n_lines = database.execute(f"select count(*) from {name}").fetchone()[0] + len(gaps)
+        lines = np.delete(np.arange(first, first + n_lines), gaps - first)
+        numbers = pd.DataFrame({"n": lines})  # noqa: F841 - DuckDB finds it by its name
+        database.execute(f"create or replace table {name} as select t.* replace (n as line) "
+                         f"from {name} t positional join numbers")  # fmt: skip
 
 
 def _read_line_by_line(database, name: str, file: TableFile, columns: Mapping[str, int], n_fields: int,
