@@ -77,12 +77,12 @@ def test_windows_line_ends_byte_order_mark_and_column_order_do_not_matter():
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
-        (INTER.replace("\trating:float", ""), ["1\t1\t100"], "row 1: column 'rating' is missing.*Add rating:float"),
-        (INTER.replace("rating:float", "rating:token"), GOOD_ROWS, "row 1: column 'rating' has type 'token'"),
-        (INTER + "\trating:float", ["1\t1\t5\t100\t5"], "row 1: a column stands there twice"),
+        (INTER.replace("\trating:float", ""), ["1\t1\t100"], "row 1: column 'rating:float' is missing.*as rating"),
+        (INTER.replace("rating:float", "rating:token"), GOOD_ROWS, "row 1: column 'rating:float' .*'rating:token'"),
+        (INTER + "\trating:float", ["1\t1\t5\t100\t5"], "row 1: column 'rating:float' stands there twice"),
         (INTER, [], "row 2: no usable row .it holds a header only.. Fetch"),
-        (INTER, ["1\t1\tfive\t100"], "row 2: no usable row .every row is bad: rating is not a number"),
-        (INTER, ["9\t1\t5\t100"], "row 2: no usable row is left. Do the item and user files"),
+        (INTER, ["1\t1\tfive\t100"], "row 2: no usable row is left. 1 of 1 rows: rating is not a number. Write"),
+        (INTER, ["9\t1\t5\t100"], "row 2: no usable row is left. 1 of 1 rows: unknown user. Add the user"),
     ],
 )
 def test_a_broken_file_is_an_error_that_names_file_row_and_remedy(header, rows, message):
@@ -96,11 +96,12 @@ def test_an_empty_file_is_an_error(empty):
         parse({**contents(), "item": empty})
 
 
-def test_broken_encoding_is_an_error_that_names_the_row():
+def test_a_row_in_a_broken_encoding_is_named():
     files = contents()
     files["item"] = files["item"].replace(b"Heat", b"H\xe9at")
-    with pytest.raises(data.DataError, match="^ml-100k.item, row 3: not valid UTF-8.*Save the file as UTF-8"):
-        parse(files)
+    bad = parse(files)["quarantine"].set_index("file")[["row", "reason"]]
+    assert bad.loc["ml-100k.item"].tolist() == [3, "not valid text in the file's encoding"]
+    assert bad.loc["ml-100k.inter"].tolist() == [3, "unknown item"]
 
 
 @pytest.mark.parametrize(
@@ -108,10 +109,10 @@ def test_broken_encoding_is_an_error_that_names_the_row():
     [
         ("1\t3\t5", "wrong number of fields"),
         ("1\t3\t5\t100\textra", "wrong number of fields"),
-        ("", "wrong number of fields"),
+        ("", "the line is empty"),
         ("1\t3\tfive\t100", "rating is not a number"),
         ("1\t3\tnan\t100", "rating is not a number"),
-        ("1\t3\t5\tinf", "timestamp is not a number"),
+        ("1\t3\t5\tinf", "timestamp is neither a number nor a date"),
         ("1\t3\t5\t-1", "timestamp is not whole seconds"),
         ("1\t3\t5\t100.5", "timestamp is not whole seconds"),
         ("\t3\t5\t100", "user_id is empty"),
@@ -152,6 +153,14 @@ def test_every_line_is_either_kept_or_quarantined(lines):
     raw = parse(contents([*GOOD_ROWS, *lines, "x"]))
     seen = sorted([*raw["interactions"]["line"], *raw["quarantine"]["row"]])
     assert seen == list(range(2, len(lines) + 7))
+
+
+def test_the_rules_of_own_data_hold_here_too():
+    rows = ["1\t1\t5\t100", "1\t2\t0\t110", "1\t3\t4\t120", "2\t1\t4\t150", "2\t3\t1\t160", "2\t2\t3\t170"]
+    settings = config.load().data.model_copy(update={"zero_is_no_rating": True, "min_ratings": 2, "max_user_rows": 3})
+    raw = data.parse_ml_100k(contents(rows), settings)
+    assert raw["interactions"]["line"].tolist() == [2, 4, 5, 6] and raw["quarantine"].empty
+    assert raw["left_out"]["n_rows"].tolist() == [1, 0, 1]
 
 
 def test_of_two_ratings_the_earliest_stays_whatever_the_order():

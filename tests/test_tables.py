@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eestudy.data import tables
-from eestudy.data.reading import DataError
+from eestudy.data.quarantine import DataError
 
 COLUMNS = {"user_id": "user", "item_id": "item"}
 

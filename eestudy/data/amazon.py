@@ -12,7 +12,7 @@ import pandas as pd
 from eestudy import artifacts
 from eestudy.config import DataConfig
 from eestudy.data.frames import collect
-from eestudy.data.reading import DataError, quarantine_rows
+from eestudy.data.quarantine import DataError, quarantine_rows
 from eestudy.data.tables import NOT_AN_OBJECT, TableFile, find_file, open_database, read_table
 
 OFFICIAL = {

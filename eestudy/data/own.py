@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eestudy.config import DataConfig, TableConfig
 from eestudy.data.frames import collect
-from eestudy.data.reading import DataError
+from eestudy.data.quarantine import DataError
 from eestudy.data.tables import TableFile, find_file, open_database, read_table
 
 NEEDED = {"ratings": ("user_id", "item_id"), "items": ("item_id", "title")}

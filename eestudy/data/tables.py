@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from eestudy.config import on_disk
-from eestudy.data.reading import DataError, quarantine_rows
+from eestudy.data.quarantine import DataError, quarantine_rows
 
 MEMORY_MB = 1000
 NO_DELIMITER = "\x01"  # a whole line is one field
