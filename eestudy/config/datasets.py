@@ -15,7 +15,7 @@ ML_100K_DEVELOPMENT_USERS = """
 # Sequences without stars: the user's next item against another user's (DIN's protocol).
 SEQUENCES = {
     "form": "sequences", "files": ("interactions.csv", "items.csv"), "item_noun": "product", "clock": "order",
-    "label_rule": "sampled-negatives", "split_rule": "last-three", "rating_range": (1.0, 1.0), "n_label_rows": 4400,
+    "label_rule": "sampled-negatives", "split_rule": "last-three", "rating_range": (1.0, 1.0), "n_label_rows": 3600,
 }  # fmt: skip
 # A step holds about a dozen labels everywhere: where requests are small, it takes several of them.
 PAIRS = {"heads": {"requests_per_step": 6}, "report": {"time_split": False}}
@@ -25,7 +25,7 @@ DATASETS: dict[str, dict[str, dict]] = {
     "ml-1m": {},
     "bookcrossing": {
         "data": {"item_noun": "book", "min_click_rating": 7.0, "rating_range": (1.0, 10.0), "zero_is_no_rating": True,
-                 "clock": "none", "min_ratings": 5, "max_user_rows": 200,
+                 "clock": "none", "min_ratings": 5, "max_user_rows": 200, "n_label_rows": 5000,
                  "label_variants": {
                      "own median": {"label_rule": "own-median"},
                      "zeros are negative": {"zero_is_no_rating": False, "rating_range": (0.0, 10.0)},
