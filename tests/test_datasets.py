@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eestudy import artifacts, assets, config, data, metrics, retriever
+from eestudy import artifacts, assets, config, data, metrics, prompts, retriever
 from eestudy.data import __main__ as command
 from eestudy.data import cleaning, movielens, negatives, splits, tables
 
@@ -380,6 +380,37 @@ def test_a_target_taken_by_a_neighbour_is_found_as_a_loop_finds_it():
         near = [other for other in np.argsort(-unit @ unit[user]) if other != user][:4]
         assert one == taken.loc[taken["user_id"].isin(near), "item_id"].eq(item).any()
     assert 0 < found.mean() < 1
+
+
+@pytest.mark.parametrize(("stars", "stops", "text"), [
+    (lambda r: r * 20, True, "between 20 and 100"), (lambda r: r - 2, True, "between -1 and 3"),
+    (lambda r: r - 0.5, False, "100% of the ratings are not whole")])  # fmt: skip
+def test_ratings_that_a_prompt_cannot_show_are_named(stars, stops, text):
+    cfg = config.load("examples/study.toml", "smoke")
+    frames = data.prepare(cfg)
+    frames["interactions"]["rating"] = stars(frames["interactions"]["rating"])
+    found = [finding for finding in data.check_support(frames, cfg.data) if text in finding.what]
+    assert [finding.stops for finding in found] == [stops]
+
+
+def test_half_stars_round_up_in_the_prompt_and_count_in_the_mean():
+    known = pd.DataFrame({"row": [0, 1], "user_id": [1, 0], "item_id": [0, 1], "rating": [4.5, 0.5],
+                          "timestamp": [1, 1]})  # fmt: skip
+    asked = pd.DataFrame({"row": [9], "user_id": [0], "item_id": [0], "request_timestamp": [5]})
+    found = retriever.build_evidence(asked, known, retriever.graph_retriever(np.eye(2), np.eye(2)), 3, 3).iloc[0]
+    assert (found["others"].tolist(), found["own"].tolist()) == ([5], [1])
+    assert (found["others_mean"], found["own_mean"]) == (4.5, 0.5)
+    assert prompts.history_text(["a", "b"], [4.5, 0.5]) == " Recent: a 5; b 1."
+
+
+def test_opposites_that_popularity_gives_away_are_named(folder):
+    cfg, frames = prepare_sequences(folder)
+    rows, split = frames["interactions"], frames["split"]["split"].to_numpy()
+    rare = rows.loc[split == "graph", "item_id"].value_counts().index[-1]
+    drawn = ~rows["observed"].to_numpy() & (split == "test")
+    frames["interactions"] = rows.assign(item_id=np.where(drawn, rare, rows["item_id"]))
+    found = [finding.what for finding in data.check_support(frames, cfg.data)]
+    assert any(text.startswith("test: popularity alone") for text in found)
 
 
 # Rules that any dataset may use

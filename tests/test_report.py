@@ -15,7 +15,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eestudy import artifacts, config, metrics, report
+from eestudy import artifacts, backbone, config, metrics, report
 from eestudy.report import (
     comparison,
     datasets,
@@ -694,6 +694,35 @@ def test_sizes_are_those_of_the_models(shape):
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in adapted.parameters() if not p.requires_grad)
     assert (shape.parameters, shape.adapter(16)) == (frozen, trained)
+
+
+def kept_per_token(shape):
+    """Bytes that autograd keeps of a token in one layer of a random model: four layers less two."""
+    kind = transformers.Qwen3Config if shape.query_norm else transformers.LlamaConfig
+    found = []
+    for n_layers in (2, 4):
+        cfg = kind(hidden_size=shape.hidden, num_hidden_layers=n_layers, num_attention_heads=shape.heads,
+                   num_key_value_heads=shape.key_heads, head_dim=shape.head_dim, intermediate_size=shape.inner,
+                   vocab_size=99)  # fmt: skip
+        model = transformers.AutoModelForCausalLM.from_config(cfg, attn_implementation=backbone.ATTENTION,
+                                                              dtype=torch.bfloat16)  # fmt: skip
+        model = peft.get_peft_model(model, peft.LoraConfig(r=1, target_modules="all-linear"))
+        pack, weights = backbone.make_pack([1] * 20, [[2] * 9] * 20), {p.data_ptr() for p in model.parameters()}
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+            list(backbone.exit_states(model, pack, [n_layers]))
+        stores = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept
+                  if t.data_ptr() not in weights}  # fmt: skip
+        found.append(sum(stores.values()) / 200)
+    return (found[1] - found[0]) / 2
+
+
+@pytest.mark.parametrize("widths", [(256, 4, 4, 64, 704, False), (256, 8, 2, 32, 896, False),
+                                    (512, 8, 2, 64, 1792, False), (256, 8, 2, 64, 704, True)])  # fmt: skip
+def test_what_a_layer_keeps_of_a_token_is_what_autograd_keeps(widths):
+    hidden, heads, key_heads, head_dim, inner, query_norm = widths
+    shape = full_profile.Shape("x", hidden, 4, heads, key_heads, head_dim, inner, 99, False, query_norm)
+    assert shape.kept_per_token == pytest.approx(kept_per_token(shape), rel=0.05)
 
 
 def test_memory_and_work_grow_as_stated():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from eestudy import retriever
 from eestudy.retriever import evidence, evidence_models, graph
@@ -356,3 +357,29 @@ def test_evidence_models_refuse_rows_they_cannot_learn_from(change, message):
     rows = model_rows(50)
     with pytest.raises(ValueError, match=message):
         evidence_models.evidence_model_scores(rows.assign(**change), rows, seed=0)
+
+
+# --- titles
+
+
+def test_titles_equal_a_loop_and_nothing_later_counts():
+    rng = np.random.default_rng(2)
+    titles = [" ".join(rng.choice(["red", "blue", "moon", "sun", "sea", "war"], 3)) for _ in range(12)]
+    liked = pd.DataFrame({"user_id": rng.integers(0, 5, 40), "item_id": rng.integers(0, 12, 40), "rating": 5.0,
+                          "timestamp": rng.integers(0, 9, 40)})  # fmt: skip
+    asked = pd.DataFrame({"row": range(30), "user_id": rng.integers(0, 6, 30), "item_id": rng.integers(0, 12, 30),
+                          "request_timestamp": rng.integers(0, 9, 30)})  # fmt: skip
+    found = retriever.title_evidence(asked, liked, titles, 3)
+    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(titles).toarray()
+    for one, row in zip(asked.itertuples(), found.itertuples(), strict=True):
+        own = liked[(liked["user_id"] == one.user_id) & (liked["timestamp"] < one.request_timestamp)]["item_id"]
+        near = sorted(vectors[own] @ vectors[one.item_id], reverse=True)[:3]
+        expected = (near[0], np.mean(near)) if near else (np.nan, np.nan)
+        np.testing.assert_allclose((row.title_closest, row.title_mean), expected, atol=1e-9)
+    assert found["title_closest"].isna().any() and (found["title_closest"] > 0).any()
+
+
+def test_titles_without_a_word_are_no_error():
+    rows = pd.DataFrame({"row": [0], "user_id": [0], "item_id": [0], "request_timestamp": [5]})
+    liked = pd.DataFrame({"user_id": [0], "item_id": [1], "rating": [5.0], "timestamp": [1]})
+    assert retriever.title_evidence(rows, liked, ["", "!"], 2).loc[0, "title_closest"] == 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from eestudy import metrics
 from eestudy.config import DataConfig
 from eestudy.data.reading import DataError
 from eestudy.data.splits import mix
@@ -16,6 +17,8 @@ FEW_USERS = 30  # resampling users says little below
 HALF = 0.5
 MANY = 0.1  # share of rows that point to items without a title
 NEARLY_ALL = 0.9
+MOST_STARS = 10
+FAIR = (0.48, 0.52)  # AUC of popularity alone, where opposites are drawn
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def check_support(frames: dict[str, pd.DataFrame], data: DataConfig, n_read: int
     """
     split = frames["split"].set_index(frames["interactions"].index)  # row by row the same: no copy is made of either
     rows = pd.concat([frames["interactions"], split.drop(columns="row")], axis=1)
-    found = [*_classes(rows), *_clock(rows, data), *_heavy(rows),
+    found = [*_classes(rows), *_clock(rows, data), *_heavy(rows), *_scale(rows, data), *_drawn(rows, data),
              *_unknown_items(n_read or len(rows), frames["quarantine"])]  # fmt: skip
     return sorted(found, key=lambda finding: not finding.stops)
 
@@ -93,8 +96,34 @@ def _heavy(rows: pd.DataFrame) -> list[Finding]:
     for kind in ("user", "item"):
         share = rows[f"{kind}_id"].value_counts(normalize=True).iloc[0]
         if share >= HALF:
-            remedy = "Cap it (data.max_user_rows), or leave it out."
+            remedy = "Cap it (data.max_user_rows), or leave it out." if kind == "user" else "Leave it out of the file."
             found.append(Finding(True, f"one {kind} has {share:.0%} of the rows", remedy))
+    return found
+
+
+def _scale(rows: pd.DataFrame, data: DataConfig) -> list[Finding]:
+    """The prompt shows one sign a rating."""
+    if not data.has_stars:
+        return []
+    low, high = rows["rating"].min(), rows["rating"].max()
+    if low < 0 or high > MOST_STARS:
+        return [Finding(True, f"ratings lie between {low:g} and {high:g}", f"Bring them between 0 and {MOST_STARS}.")]
+    broken = float((rows["rating"] % 1 != 0).mean())
+    text = f"{broken:.0%} of the ratings are not whole: prompts show them rounded, halves up"
+    return [Finding(False, text, "Nothing to do where that is fine.")] if broken else []
+
+
+def _drawn(rows: pd.DataFrame, data: DataConfig) -> list[Finding]:
+    """Popularity alone must not tell what was taken from what was drawn."""
+    if data.has_stars:
+        return []
+    taken, found = rows["item_id"].map(rows.loc[rows["split"] == "graph", "item_id"].value_counts()).fillna(0), []
+    for part in ("label", "validation", "test"):
+        here = rows["split"] == part
+        value = metrics.auc(rows.loc[here, "label"], taken[here]) if rows.loc[here, "label"].nunique() == 2 else 0.5
+        if not FAIR[0] <= value <= FAIR[1]:
+            found.append(Finding(False, f"{part}: popularity alone tells what was taken with an AUC of {value:.3f}",
+                                 "Bring more users: opposites are drawn from each other's items."))  # fmt: skip
     return found
 
 

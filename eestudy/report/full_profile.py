@@ -44,6 +44,16 @@ class Shape:
         """All of them, embeddings too."""
         return self.in_layers + self.hidden + (1 if self.tied else 2) * self.vocabulary * self.hidden
 
+    @property
+    def kept_per_token(self) -> float:
+        """Bytes that a layer keeps of every token for its way back: bfloat16, and float32 copies for norms and adapter.
+
+        Counted with autograd's hooks for saved tensors and fitted to the widths; the adapter's own states are left out.
+        """
+        wide, narrow = self.heads * self.head_dim, self.key_heads * self.head_dim
+        norms = 11.5 * (wide + narrow) * self.query_norm
+        return 30 * self.hidden + 9 * wide + 4 * narrow + 14 * self.inner + norms
+
     def adapter(self, rank: int) -> int:
         """Parameters of LoRA on every matrix of every layer."""
         return self.layers * rank * sum(a + b for a, b in self.linear)
@@ -56,7 +66,7 @@ LARGE = (
     Shape("Vicuna-7B-v1.5", 4096, 32, 32, 32, 128, 11008, 32000, False),
     Shape("Llama-3-8B", 4096, 32, 32, 8, 128, 14336, 128256, False),
 )
-STATES_PER_LAYER = 34  # half-precision activations of a layer: bytes per token and hidden number
+CUDA_GB = 1.0  # context and kernels; about
 GPUS = (24, 48, 80, 141)  # GB that GPUs on the market have
 SUSTAINED = 1e14  # multiplications and additions a second that the hours stand for
 
@@ -72,10 +82,8 @@ def training_memory(shape: Shape, rank: int, tokens: int, checkpointing: bool) -
 
     Returns:
         weights, adapter (itself, gradients, two moments), activations.
-
-    Source: 34 bytes per token, hidden number and layer, attention's matrix aside: Korthikanti et al. 2022 (2205.05198).
     """
-    one_layer = STATES_PER_LAYER * tokens * shape.hidden
+    one_layer = shape.kept_per_token * tokens
     states = 2 * tokens * shape.hidden * shape.layers
     activations = states + one_layer if checkpointing else shape.layers * one_layer
     return {"weights": 2 * shape.parameters / 1e9, "adapter": 16 * shape.adapter(rank) / 1e9,
@@ -119,7 +127,7 @@ def _memory_rows(tokens: float) -> list[tuple[str, ...]]:
     rank, rows = HeadsConfig().lora_rank, []
     for shape in LARGE:
         need, less = (training_memory(shape, rank, tokens, kept) for kept in (False, True))
-        totals = sum(need.values()), sum(less.values())
+        totals = CUDA_GB + sum(need.values()), CUDA_GB + sum(less.values())
         rows.append((shape.name, f"{shape.parameters / 1e9:.2f}", f"{need['weights']:.1f}",
                      f"{shape.adapter(rank) / 1e6:.0f}, {need['adapter']:.2f}",
                      f"{need['activations']:.1f}, {less['activations']:.1f}", f"{totals[0]:.0f}, {totals[1]:.0f}",

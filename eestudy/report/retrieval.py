@@ -8,6 +8,7 @@ FACTS = {  # those that a dataset has
     "auc_item_mean_before_request": "the item's mean", "auc_user_mean_before_request": "the user's mean",
     "auc_n_item_before_request": "the item's number of rows", "auc_n_user_before_request": "the user's number of rows",
     "auc_own_mean": "the user's own most similar items", "auc_match": "match of user and target in the graph",
+    "auc_title_closest": "words shared with a title that the user liked",
     "auc_taken_by_neighbors": "whether any of the users most similar to this one took it",
 }  # fmt: skip
 

@@ -20,10 +20,13 @@ from eestudy.retriever.graph import (
 )
 from eestudy.retriever.matches import add_digits, match_evidence, split_matches, taken_by_neighbors
 from eestudy.retriever.search import build_index, lookup_times, neighbors, search
+from eestudy.retriever.titles import TITLE_FEATURES, split_titles, title_evidence
 
 __all__ = [
-    "FEATURES", "MATCH_FEATURES", "Retriever", "add_digits", "bipartite_edges", "build_evidence", "build_index",
+    "FEATURES", "MATCH_FEATURES", "Retriever", "TITLE_FEATURES", "add_digits",
+    "bipartite_edges", "build_evidence", "build_index",
     "evidence_model_scores", "graph_interactions", "graph_retriever", "lookup_times", "make_model",
     "match_evidence", "neighbors", "propagation_matrix", "rank_items", "rating_matrix", "rival_retrievers",
-    "search", "split_evidence", "split_matches", "taken_by_neighbors", "train_lightgcn", "vector_similarity",
+    "search", "split_evidence", "split_matches", "split_titles", "taken_by_neighbors",
+    "title_evidence", "train_lightgcn", "vector_similarity",
 ]  # fmt: skip

@@ -1,0 +1,68 @@
+"""What titles alone tell: how near a target's words lie to those of what the user liked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from eestudy.retriever.evidence import Similarity, group_before, mean_of_each, most_similar
+
+TITLE_FEATURES = ("title_closest", "title_mean")
+
+
+def title_similarity(titles: Sequence[str]) -> Similarity:
+    """Cosine of titles' TF-IDF vectors. Args: titles [I] by item id. Returns: (item ids [P], item ids [P]) -> [P]."""
+    try:
+        vectors = csr_array(TfidfVectorizer(sublinear_tf=True).fit_transform(titles))  # [I, W], rows of length 1 or 0
+    except ValueError:  # not one word in all titles
+        vectors = csr_array((len(titles), 1))
+
+    def similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        parts = np.array_split(np.arange(len(left)), max(1, len(left) // 100_000))
+        return np.concatenate([
+            np.asarray(vectors[left[part]].multiply(vectors[right[part]]).sum(axis=1)).ravel() for part in parts
+        ])  # fmt: skip
+
+    return similarity
+
+
+def title_evidence(rows: pd.DataFrame, liked: pd.DataFrame, titles: Sequence[str], k: int) -> pd.DataFrame:
+    """How near each target's title lies to the titles that its user liked before the request.
+
+    Args:
+        rows: row, user_id, item_id, request_timestamp (s) of Q pairs.
+        liked: user_id, item_id, rating, timestamp (s) of the clicks that may be known.
+        titles: [I] by item id.
+        k: nearest titles that `title_mean` is over.
+
+    Returns:
+        Q rows in the order given: row, title_closest, title_mean (cosines; NaN where the user liked nothing yet).
+    """
+    user, item = rows["user_id"].to_numpy(np.int64), rows["item_id"].to_numpy(np.int64)
+    before = rows["request_timestamp"].to_numpy(np.int64)
+    by_user = group_before(liked, "user_id", "item_id", user, before)
+    found = [similarities for _, similarities in most_similar(by_user, item, title_similarity(titles), k)]
+    closest = [similarities[:1] for similarities in found]
+    return pd.DataFrame({"row": rows["row"].to_numpy(), "title_closest": mean_of_each(closest),
+                         "title_mean": mean_of_each(found)})  # fmt: skip
+
+
+def split_titles(interactions: pd.DataFrame, split: pd.DataFrame, titles: Sequence[str], k: int) -> pd.DataFrame:
+    """`title_evidence` of every judged label row and every later row, by the forward split of `split_evidence`.
+
+    Args:
+        interactions: row, user_id, item_id, rating, label, timestamp, observed.
+        split: row, split, judged, request_timestamp.
+        titles, k: see `title_evidence`.
+    """
+    columns = ["row", "split", "judged", "request_timestamp"]
+    frame = interactions.merge(split[columns], on="row", validate="one_to_one")
+    part, liked = frame["split"], frame[frame["observed"] & (frame["label"] == 1)]
+    asked = (frame[(part == "label") & frame["judged"]], frame[part.isin(["validation", "test", "development"])])
+    known = (liked[liked["split"] == "graph"], liked[liked["split"].isin(["graph", "label"])])
+    found = [title_evidence(*pair, titles, k) for pair in zip(asked, known, strict=True)]
+    return pd.concat(found, ignore_index=True).sort_values("row").reset_index(drop=True)
