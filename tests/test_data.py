@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eestudy import config, data
-from eestudy.data import reading, splits
+from eestudy.data import ml_100k, splits
 
 FRACTIONS = (0.6, 0.2, 0.1, 0.1)
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
@@ -348,7 +348,7 @@ def test_an_unknown_dataset_is_refused():
 def test_the_real_files_are_read_without_loss():
     assets = pytest.importorskip("eestudy.assets")
     try:
-        assets.read_member(reading.ML_100K_ASSET, f"{reading.ML_100K_FOLDER}.user")
+        assets.read_member(ml_100k.ASSET, f"{ml_100k.FOLDER}.user")
     except Exception as error:  # whatever keeps the wheel from us, its own tests judge it
         pytest.skip(f"the MovieLens wheel is not here: {error}")
     frames = data.prepare(config.load())

@@ -1,4 +1,4 @@
-"""From a dataset's official files to labelled, split interactions: `reading` checks the files, `splits` divides."""
+"""From a dataset's files to labelled, split interactions: an adapter reads, `cleaning` checks, `splits` divides."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from eestudy.config import DataConfig, StudyConfig
 from eestudy.data.amazon import read_amazon
 from eestudy.data.bookcrossing import read_bookcrossing
 from eestudy.data.checks import Finding, check_support, refuse_unsupported
+from eestudy.data.ml_100k import parse_ml_100k, read_ml_100k
 from eestudy.data.movielens import read_ml_1m
 from eestudy.data.negatives import add_negatives, graph_negatives
 from eestudy.data.own import read_own_data
-from eestudy.data.reading import DataError, parse_ml_100k, quarantine_summary, read_ml_100k
+from eestudy.data.quarantine import DataError, quarantine_summary
 from eestudy.data.splits import (
     SPLIT_SEED,
     assign_halves,

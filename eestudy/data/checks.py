@@ -9,7 +9,7 @@ import pandas as pd
 
 from eestudy import metrics
 from eestudy.config import DataConfig
-from eestudy.data.reading import DataError
+from eestudy.data.quarantine import DataError
 from eestudy.data.splits import mix
 
 FEW, TOO_FEW = 50, 5  # rows of the rarer class among the judged rows of a part: wide intervals; nothing to learn from

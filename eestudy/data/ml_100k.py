@@ -12,13 +12,9 @@ from eestudy import assets
 from eestudy.config import DataConfig
 from eestudy.data.frames import collect
 from eestudy.data.movielens import read_atomic
-from eestudy.data.quarantine import DataError, quarantine_summary
 from eestudy.data.tables import open_database
 
-__all__ = ["DataError", "parse_ml_100k", "quarantine_summary", "read_ml_100k"]
-
-ML_100K_ASSET = "recbole"  # as named in assets.txt
-ML_100K_FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
+ASSET, FOLDER = "recbole", "recbole/dataset_example/ml-100k/ml-100k"
 COLUMNS = {
     "ratings": ("inter", {"user_id": "user_id:token", "item_id": "item_id:token", "rating": "rating:float",
                           "timestamp": "timestamp:float"}),
@@ -38,8 +34,8 @@ def read_ml_100k(data: DataConfig) -> dict[str, pd.DataFrame]:
     Raises:
         DataError: a file that cannot be used.
     """
-    members = {ending: f"{ML_100K_FOLDER}.{ending}" for ending, _ in COLUMNS.values()}
-    return _read({ending: assets.extract_member(ML_100K_ASSET, member) for ending, member in members.items()}, data)
+    members = {ending: f"{FOLDER}.{ending}" for ending, _ in COLUMNS.values()}
+    return _read({ending: assets.extract_member(ASSET, member) for ending, member in members.items()}, data)
 
 
 def parse_ml_100k(contents: Mapping[str, bytes], data: DataConfig) -> dict[str, pd.DataFrame]:
