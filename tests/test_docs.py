@@ -95,10 +95,11 @@ def test_readme_is_rendered_from_the_reference():
     if not README.exists() or not REFERENCE.exists():
         pytest.skip("README or reference results are not there yet")
     from eestudy.report import readme_table, render_readme
+    from eestudy.report.datasets import read_references
 
     text, metrics = README.read_text(), json.loads(REFERENCE.read_text())
     assert readme_table(metrics) in text, "run: python -m eestudy.report readme"
-    assert text == render_readme(text, metrics), "run: python -m eestudy.report readme"
+    assert text == render_readme(text, metrics, read_references()), "run: python -m eestudy.report readme"
 
 
 def test_local_links_of_the_readme_exist():
