@@ -32,9 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCH = tuple(f"bench_{part}.csv" for part in (
     "choices", "race", "quality", "ours", "startup", "growth", "stages", "service", "real",
 ))  # fmt: skip
-
-
-# the tables of `python -m eestudy.scale`
+# the tables of `make scale`
 SCALE = tuple(f"scale_{part}.csv" for part in ("reading", "graph", "search"))
 
 

@@ -369,7 +369,7 @@ def test_titles_equal_a_loop_and_nothing_later_counts():
                           "timestamp": rng.integers(0, 9, 40)})  # fmt: skip
     asked = pd.DataFrame({"row": range(30), "user_id": rng.integers(0, 6, 30), "item_id": rng.integers(0, 12, 30),
                           "request_timestamp": rng.integers(0, 9, 30)})  # fmt: skip
-    found = retriever.title_evidence(asked, liked, titles, 3)
+    found = retriever.title_evidence(asked, liked, retriever.title_similarity(titles), 3)
     vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(titles).toarray()
     for one, row in zip(asked.itertuples(), found.itertuples(), strict=True):
         own = liked[(liked["user_id"] == one.user_id) & (liked["timestamp"] < one.request_timestamp)]["item_id"]
@@ -382,4 +382,4 @@ def test_titles_equal_a_loop_and_nothing_later_counts():
 def test_titles_without_a_word_are_no_error():
     rows = pd.DataFrame({"row": [0], "user_id": [0], "item_id": [0], "request_timestamp": [5]})
     liked = pd.DataFrame({"user_id": [0], "item_id": [1], "rating": [5.0], "timestamp": [1]})
-    assert retriever.title_evidence(rows, liked, ["", "!"], 2).loc[0, "title_closest"] == 0
+    assert retriever.title_evidence(rows, liked, retriever.title_similarity(["", "!"]), 2).loc[0, "title_closest"] == 0

@@ -8,7 +8,7 @@ import pandas as pd
 from eestudy.config import DataConfig, StudyConfig
 from eestudy.data.amazon import read_amazon
 from eestudy.data.bookcrossing import read_bookcrossing
-from eestudy.data.checks import Finding, check_support, refuse_unsupported
+from eestudy.data.checks import Finding, check_support, popularity_auc, refuse_unsupported
 from eestudy.data.ml_100k import parse_ml_100k, read_ml_100k
 from eestudy.data.movielens import read_ml_1m
 from eestudy.data.negatives import add_negatives, graph_negatives
@@ -31,7 +31,8 @@ from eestudy.data.splits import (
 
 __all__ = [
     "ADAPTERS", "DataError", "Finding", "add_negatives", "assign_halves", "check_support", "graph_negatives",
-    "keep_users", "label_clicks", "label_rows", "make_requests", "parse_ml_100k", "prepare", "quarantine_summary",
+    "keep_users", "label_clicks", "label_rows", "make_requests", "parse_ml_100k",
+    "popularity_auc", "prepare", "quarantine_summary",
     "read", "refuse_unsupported", "sample_judged", "split_by_time", "split_frame", "time_split",
     "unseen_user_share",
 ]

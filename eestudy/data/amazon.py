@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import json
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from eestudy import artifacts
 from eestudy.config import DataConfig
 from eestudy.data.frames import collect
 from eestudy.data.quarantine import DataError, quarantine_rows
-from eestudy.data.tables import NOT_AN_OBJECT, TableFile, find_file, open_database, read_table
+from eestudy.data.tables import NOT_AN_OBJECT, TableFile, find_file, open_database, opened, read_table
 
 OFFICIAL = {
     "sequences": "a sequential-recommendation benchmark (columns user_id, item_id, position; item_id, title)",
@@ -79,9 +78,8 @@ def _strip_titles(database) -> None:
 
 def _read_loose(database, name: str, file: TableFile) -> pd.DataFrame:
     """`read_table` for the metadata of 2014, whose lines are written as Python writes a dictionary, not as JSON."""
-    opener = gzip.open if file.path.suffix == ".gz" else open
     rows, bad = [], []
-    with opener(file.path, "rt", encoding="utf-8", errors="replace") as lines:
+    with opened(file.path, "rt", encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             value = _literal(line)
             if isinstance(value, dict):

@@ -11,13 +11,11 @@ import pandas as pd
 from eestudy import assets
 from eestudy.config import DataConfig
 from eestudy.data.frames import collect
-from eestudy.data.movielens import read_atomic
+from eestudy.data.movielens import ATOMIC, read_atomic
 from eestudy.data.tables import open_database
 
 ASSET, FOLDER = "recbole", "recbole/dataset_example/ml-100k/ml-100k"
-COLUMNS = {
-    "ratings": ("inter", {"user_id": "user_id:token", "item_id": "item_id:token", "rating": "rating:float",
-                          "timestamp": "timestamp:float"}),
+COLUMNS = ATOMIC | {  # as MovieLens-1M's but for
     "items": ("item", {"item_id": "item_id:token", "title": "movie_title:token_seq", "year": "release_year:token",
                        "genres": "class:token_seq"}),
     "users": ("user", {"user_id": "user_id:token", "age": "age:token", "gender": "gender:token",

@@ -117,7 +117,7 @@ def read_header(file: TableFile) -> list[str]:
     Raises:
         DataError: the file is empty.
     """
-    with _opened(file.path, "rt", encoding=file.encoding, errors="replace") as lines:
+    with opened(file.path, "rt", encoding=file.encoding, errors="replace") as lines:
         first = next(lines, "").removeprefix("\ufeff").rstrip("\r\n")
     if not first.strip():
         raise DataError(f"{file.path.name}, row 1: the file is empty. Fetch or export it again.")
@@ -144,7 +144,8 @@ def _clean(expression: str) -> str:
     return f"trim(regexp_replace(coalesce({expression}, ''), '\\s+', ' ', 'g'))"
 
 
-def _opened(path: Path, mode: str, **options):
+def opened(path: Path, mode: str, **options):
+    """`open`, or `gzip.open` where the file's name ends in .gz."""
     return (gzip.open if path.suffix == ".gz" else open)(path, mode, **options)
 
 
@@ -157,8 +158,8 @@ def _known_encoding(file: TableFile) -> Iterator[TableFile]:
         return
     with tempfile.TemporaryDirectory(prefix="eestudy-") as folder:
         copy, options = Path(folder) / file.path.name, {"errors": "surrogateescape", "newline": ""}
-        with _opened(file.path, "rt", encoding=codec, **options) as source, \
-                _opened(copy, "wt", encoding="utf-8", **options) as target:  # fmt: skip
+        with opened(file.path, "rt", encoding=codec, **options) as source, \
+                opened(copy, "wt", encoding="utf-8", **options) as target:  # fmt: skip
             shutil.copyfileobj(source, target)
         yield replace(file, path=copy, encoding="utf-8")
 
@@ -185,7 +186,7 @@ def _read_lines(database, name: str, file: TableFile, columns: Mapping[str, int]
 def _count_lines(path: Path) -> tuple[int, np.ndarray]:
     """How many lines a file has, and which of them are empty (from 1, ascending)."""
     n_lines, empty, rest = 0, [], b""
-    with _opened(path, "rb") as content:
+    with opened(path, "rb") as content:
         while block := content.read(BLOCK_BYTES):
             block = rest + block
             ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
@@ -245,7 +246,7 @@ def _read_line_by_line(database, name: str, file: TableFile, columns: Mapping[st
 def _walk(file: TableFile, n_fields: int, quote: str) -> Iterator[tuple[int, list[str] | str]]:
     """Every row's first line with its fields, or with the kind of its refusal."""
     number, ahead = 1, deque()
-    with _opened(file.path, "rt", encoding=file.encoding, errors="surrogateescape") as lines:
+    with opened(file.path, "rt", encoding=file.encoding, errors="surrogateescape") as lines:
         while ahead or (ahead := deque(islice(lines, 1))):
             row, n_used = ([], 1) if number == 1 and file.header else _parse(file, [ahead[0]], n_fields, quote)
             if row == "UNQUOTED VALUE":

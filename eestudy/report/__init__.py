@@ -12,9 +12,8 @@ from eestudy.report.narrative import (
     report_blocks,
     summary,
     verdict,
-    with_interval,
 )
-from eestudy.report.page import to_html, to_markdown
+from eestudy.report.page import to_html, to_markdown, with_interval
 from eestudy.report.readme import readme_table, render_readme
 from eestudy.report.reference import compare_with_reference
 from eestudy.report.tables import (

@@ -11,7 +11,7 @@ import pandas as pd
 from eestudy import artifacts
 from eestudy.report import reference
 from eestudy.report.comparison import CLASSES, published
-from eestudy.report.narrative import number, with_interval
+from eestudy.report.page import number, with_interval
 from eestudy.report.retrieval import retrieval_sentences
 
 AUC = {"text alone": "full_depth_no_retrieval", "similar users only": "full_depth_similar_users_only",

@@ -8,7 +8,7 @@ from eestudy import artifacts
 from eestudy.report.comparison import CLASSES, published
 from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import exit_layers
-from eestudy.report.page import escape_markdown, number, plain_text
+from eestudy.report.page import escape_markdown, number, plain_text, with_interval
 from eestudy.report.retrieval import retrieval_sentences
 
 FIGURES = {  # file name: caption
@@ -17,15 +17,6 @@ FIGURES = {  # file name: caption
     "08_tradeoff_latency": "Accuracy against measured (and, between measured settings, interpolated) latency.",
     "08_exit_losses": "Log loss and calibration error of every exit.",
 }
-
-
-def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> str:
-    """`0.801 [0.789, 0.812]`; "not measured" for null."""
-    if item is None or item["value"] is None:
-        return "not measured"
-    bounds = item.get("ci95")
-    tail = "" if bounds is None else " [" + ", ".join(number(bound, digits, signed) for bound in bounds) + "]"
-    return number(item["value"], digits, signed) + tail
 
 
 def verdict(item: dict | None, first: str, second: str, unit: str = "AUC") -> str:

@@ -48,6 +48,15 @@ def number(value, digits: int = 3, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.{digits}f}"
 
 
+def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> str:
+    """`0.801 [0.789, 0.812]`; "not measured" for null."""
+    if item is None or item["value"] is None:
+        return "not measured"
+    bounds = item.get("ci95")
+    tail = "" if bounds is None else " [" + ", ".join(number(bound, digits, signed) for bound in bounds) + "]"
+    return number(item["value"], digits, signed) + tail
+
+
 def cell(value) -> str:
     """A table cell as text: empty for missing, three decimals below 100, none above."""
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from eestudy.report.datasets import dataset_blocks
-from eestudy.report.narrative import number, with_interval
-from eestudy.report.page import to_markdown
+from eestudy.report.page import number, to_markdown, with_interval
 
 RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_truncated_program",
           "the fastest other program with the model cut to the same depth"))  # fmt: skip

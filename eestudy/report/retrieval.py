@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eestudy.report.page import number
+from eestudy.report.page import number, with_interval
 
 FACTS = {  # those that a dataset has
     "auc_item_mean_before_request": "the item's mean", "auc_user_mean_before_request": "the user's mean",
@@ -37,7 +37,7 @@ def _moved(item: dict | None) -> str:
         return ""
     low, high = item["ci95"]
     word = "raises AUC by" if low > 0 else "lowers AUC by" if high < 0 else "shows no effect on AUC,"
-    return f"{word} {_signed(item)}"
+    return f"{word} {with_interval(item, signed=True)}"
 
 
 def _density(values: dict) -> str:
@@ -57,9 +57,6 @@ def _popularity(values: dict) -> str:
     word = ("it matters whom one asks" if low > 0 else "random ones tell more" if high < 0 else
             "anybody would do: they tell what the item is, not what this user likes")  # fmt: skip
     facts = [f"{name} {number(values[key]['value'], 3)}" for key, name in FACTS.items() if key in values]
-    return (f"Without an LLM, similar users have an AUC of {number(alone['value'], 3)}, {_signed(chosen)} against "
-            f"random ones: {word}. Beside it: {', '.join(facts)}.")  # fmt: skip
-
-
-def _signed(item: dict) -> str:
-    return f"{number(item['value'], 3, True)} [{', '.join(number(end, 3, True) for end in item['ci95'])}]"
+    return (f"Without an LLM, similar users have an AUC of {number(alone['value'], 3)}, "
+            f"{with_interval(chosen, signed=True)} against random ones: {word}. "
+            f"Beside it: {', '.join(facts)}.")  # fmt: skip

@@ -20,7 +20,7 @@ from eestudy.retriever.graph import (
 )
 from eestudy.retriever.matches import add_digits, match_evidence, split_matches, taken_by_neighbors
 from eestudy.retriever.search import build_index, lookup_times, neighbors, search
-from eestudy.retriever.titles import TITLE_FEATURES, split_titles, title_evidence
+from eestudy.retriever.titles import TITLE_FEATURES, split_titles, title_evidence, title_similarity
 
 __all__ = [
     "FEATURES", "MATCH_FEATURES", "Retriever", "TITLE_FEATURES", "add_digits",
@@ -28,5 +28,5 @@ __all__ = [
     "evidence_model_scores", "graph_interactions", "graph_retriever", "lookup_times", "make_model",
     "match_evidence", "neighbors", "propagation_matrix", "rank_items", "rating_matrix", "rival_retrievers",
     "search", "split_evidence", "split_matches", "split_titles", "taken_by_neighbors",
-    "title_evidence", "train_lightgcn", "vector_similarity",
+    "title_evidence", "title_similarity", "train_lightgcn", "vector_similarity",
 ]  # fmt: skip

@@ -30,16 +30,20 @@ class Retriever:
     match: Similarity | None = None  # (user ids, item ids), where users and items lie in one space
 
 
+def in_chunks(similarity: Similarity) -> Similarity:
+    """The same similarity, some pairs at a time: their vectors are gathered, and there may be millions of pairs."""
+    def chunked(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        parts = np.array_split(np.arange(len(left)), max(1, len(left) // 100_000))
+        return np.concatenate([similarity(left[part], right[part]) for part in parts])
+
+    return chunked
+
+
 def vector_similarity(vectors: np.ndarray, others: np.ndarray | None = None) -> Similarity:
     """Cosine between rows. Args: vectors [N, D]; the right ones' [M, D], None: the same. Returns: a `Similarity`."""
     unit = normalise(vectors)  # [N, D]
     other = unit if others is None else normalise(others)  # [M, D]
-
-    def similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        parts = np.array_split(np.arange(len(left)), max(1, len(left) // 100_000))
-        return np.concatenate([np.einsum("pd,pd->p", unit[left[part]], other[right[part]]) for part in parts])
-
-    return similarity
+    return in_chunks(lambda left, right: np.einsum("pd,pd->p", unit[left], other[right]))
 
 
 def rating_matrix(allowed: pd.DataFrame, n_users: int, n_items: int) -> np.ndarray:
@@ -232,6 +236,23 @@ def refuse_own_rating(rows: pd.DataFrame, allowed: pd.DataFrame) -> None:
         )
 
 
+def forward_parts(interactions: pd.DataFrame, split: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The forward split: what is asked, and what of the earlier parts may be known of it.
+
+    Args:
+        interactions: row, observed and more.
+        split: row, split, half, judged, request_timestamp, or what of them is wanted.
+
+    Returns:
+        (rows of the label part, the graph part), and (later rows, the graph part with what was observed of the label
+        part), each with the columns of both tables.
+    """
+    frame = interactions.merge(split, on="row", validate="one_to_one")
+    graph, label = frame[frame["split"] == "graph"], frame[frame["split"] == "label"]
+    later = frame[frame["split"].isin(["validation", "test", "development"])]
+    return [(label, graph), (later, pd.concat([graph, label[label["observed"]]]))]
+
+
 def split_evidence(
     interactions: pd.DataFrame, split: pd.DataFrame, retriever_label: Retriever, retriever_final: Retriever,
     n_similar_users: int, n_similar_items: int,
@@ -252,14 +273,7 @@ def split_evidence(
     Returns:
         As `build_evidence`, sorted by row.
     """
-    frame = interactions.merge(split[["row", "split", "request_timestamp"]], on="row", validate="one_to_one")
-    part = frame["split"]
-    graph, label = frame[part == "graph"], frame[part == "label"]
-    seen = pd.concat([graph, label[label["observed"]]])
-    later = frame[part.isin(["validation", "test", "development"])]
     k = (n_similar_users, n_similar_items)
-    parts = [
-        build_evidence(label, graph, retriever_label, *k),
-        build_evidence(later, seen, retriever_final, *k),
-    ]
+    parts = [build_evidence(asked, known, retriever, *k) for (asked, known), retriever in
+             zip(forward_parts(interactions, split), (retriever_label, retriever_final), strict=True)]  # fmt: skip
     return pd.concat(parts).sort_values("row").reset_index(drop=True)

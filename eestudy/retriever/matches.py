@@ -8,7 +8,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from eestudy.retriever.evidence import Retriever, group_before, mean_of_each, most_similar, refuse_own_rating
+from eestudy.retriever.evidence import (
+    Retriever,
+    forward_parts,
+    group_before,
+    mean_of_each,
+    most_similar,
+    refuse_own_rating,
+)
 from eestudy.retriever.search import neighbors
 
 N_DIGITS = 10
@@ -91,14 +98,10 @@ def split_matches(
     Returns:
         Columns of `match_evidence` and `add_digits`, sorted by row.
     """
-    columns = ["row", "split", "half", "request_timestamp"]
-    frame = interactions.merge(split[columns], on="row", validate="one_to_one")
-    part, observed = frame["split"], frame["observed"]
-    graph, label = frame[part == "graph"], frame[part == "label"]
-    later = frame[part.isin(["validation", "test", "development"])]
-    early = match_evidence(label, graph, retriever_label, n_similar_users)
-    late = match_evidence(later, pd.concat([graph, label[observed[label.index]]]), retriever_final, n_similar_users)
-    chosen = late[(later["half"] == "select").to_numpy()]
+    first, second = forward_parts(interactions, split)
+    early = match_evidence(*first, retriever_label, n_similar_users)
+    late = match_evidence(*second, retriever_final, n_similar_users)
+    chosen = late[(second[0]["half"] == "select").to_numpy()]
     found = pd.concat([add_digits(early, early), add_digits(late, chosen)], ignore_index=True)
     return found.sort_values("row").reset_index(drop=True)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from eestudy.retriever.evidence import Similarity, group_before, mean_of_each, most_similar
+from eestudy.retriever.evidence import Similarity, forward_parts, group_before, in_chunks, mean_of_each, most_similar
 
 TITLE_FEATURES = ("title_closest", "title_mean")
 
@@ -20,23 +20,16 @@ def title_similarity(titles: Sequence[str]) -> Similarity:
         vectors = csr_array(TfidfVectorizer(sublinear_tf=True).fit_transform(titles))  # [I, W], rows of length 1 or 0
     except ValueError:  # not one word in all titles
         vectors = csr_array((len(titles), 1))
-
-    def similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        parts = np.array_split(np.arange(len(left)), max(1, len(left) // 100_000))
-        return np.concatenate([
-            np.asarray(vectors[left[part]].multiply(vectors[right[part]]).sum(axis=1)).ravel() for part in parts
-        ])  # fmt: skip
-
-    return similarity
+    return in_chunks(lambda left, right: np.asarray(vectors[left].multiply(vectors[right]).sum(axis=1)).ravel())
 
 
-def title_evidence(rows: pd.DataFrame, liked: pd.DataFrame, titles: Sequence[str], k: int) -> pd.DataFrame:
+def title_evidence(rows: pd.DataFrame, liked: pd.DataFrame, similarity: Similarity, k: int) -> pd.DataFrame:
     """How near each target's title lies to the titles that its user liked before the request.
 
     Args:
         rows: row, user_id, item_id, request_timestamp (s) of Q pairs.
         liked: user_id, item_id, rating, timestamp (s) of the clicks that may be known.
-        titles: [I] by item id.
+        similarity: from `title_similarity`.
         k: nearest titles that `title_mean` is over.
 
     Returns:
@@ -45,7 +38,7 @@ def title_evidence(rows: pd.DataFrame, liked: pd.DataFrame, titles: Sequence[str
     user, item = rows["user_id"].to_numpy(np.int64), rows["item_id"].to_numpy(np.int64)
     before = rows["request_timestamp"].to_numpy(np.int64)
     by_user = group_before(liked, "user_id", "item_id", user, before)
-    found = [similarities for _, similarities in most_similar(by_user, item, title_similarity(titles), k)]
+    found = [similarities for _, similarities in most_similar(by_user, item, similarity, k)]
     closest = [similarities[:1] for similarities in found]
     return pd.DataFrame({"row": rows["row"].to_numpy(), "title_closest": mean_of_each(closest),
                          "title_mean": mean_of_each(found)})  # fmt: skip
@@ -57,12 +50,12 @@ def split_titles(interactions: pd.DataFrame, split: pd.DataFrame, titles: Sequen
     Args:
         interactions: row, user_id, item_id, rating, label, timestamp, observed.
         split: row, split, judged, request_timestamp.
-        titles, k: see `title_evidence`.
+        titles: [I] by item id.
+        k: see `title_evidence`.
     """
-    columns = ["row", "split", "judged", "request_timestamp"]
-    frame = interactions.merge(split[columns], on="row", validate="one_to_one")
-    part, liked = frame["split"], frame[frame["observed"] & (frame["label"] == 1)]
-    asked = (frame[(part == "label") & frame["judged"]], frame[part.isin(["validation", "test", "development"])])
-    known = (liked[liked["split"] == "graph"], liked[liked["split"].isin(["graph", "label"])])
-    found = [title_evidence(*pair, titles, k) for pair in zip(asked, known, strict=True)]
+    similarity = title_similarity(titles)
+    found = []
+    for asked, known in forward_parts(interactions, split):
+        wanted = asked[asked["judged"] | (asked["split"] != "label")]
+        found.append(title_evidence(wanted, known[known["label"] == 1], similarity, k))
     return pd.concat(found, ignore_index=True).sort_values("row").reset_index(drop=True)
