@@ -28,7 +28,7 @@ DATASETS: dict[str, dict[str, dict]] = {
     "ml-1m": {},
     "bookcrossing": {
         "data": {"item_noun": "book", "min_click_rating": 7.0, "rating_range": (1.0, 10.0), "zero_is_no_rating": True,
-                 "clock": "none", "min_ratings": 5, "max_user_rows": 200, "n_label_rows": 5000,
+                 "clock": "none", "min_ratings": 5, "max_user_rows": 200, "n_label_rows": 3600,
                  "label_variants": {
                      "own median": {"label_rule": "own-median"},
                      "zeros are negative": {"zero_is_no_rating": False, "rating_range": (0.0, 10.0)},
