@@ -121,7 +121,7 @@ def test_a_row_in_a_broken_encoding_is_named():
         ("1\t3\t0\t100", "rating outside 1 to 5"),
         ("7\t3\t5\t100", "unknown user"),
         ("1\t7\t5\t100", "unknown item"),
-        ("1\t1\t2\t101", "duplicate user and item"),
+        ("1\t1\t2\t99", "duplicate user and item"),
     ],
 )
 def test_a_bad_row_goes_to_quarantine_with_file_row_reason_and_remedy(row, reason):
@@ -163,8 +163,8 @@ def test_the_rules_of_own_data_hold_here_too():
     assert raw["left_out"]["n_rows"].tolist() == [1, 0, 1]
 
 
-def test_of_two_ratings_the_earliest_stays_whatever_the_order():
-    for rows in (["1\t1\t2\t50", *GOOD_ROWS], [*GOOD_ROWS, "1\t1\t2\t50"]):
+def test_of_two_ratings_the_latest_stays_whatever_the_order():
+    for rows in (["1\t1\t2\t500", *GOOD_ROWS], [*GOOD_ROWS, "1\t1\t2\t500"]):
         frame = parse(contents(rows))["interactions"]
         assert frame.query("user_id == '1' and item_id == '1'")["rating"].tolist() == [2]
 

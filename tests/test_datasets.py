@@ -94,6 +94,18 @@ def test_the_official_titles_escape_quotation_marks_by_backslashes(folder):
     assert of_titles[["row", "reason"]].values.tolist() == [[4, "wrong number of fields"]]
 
 
+@pytest.mark.parametrize(("written", "meant"), [
+    (r'"\O\"" Is for Outlaw"""', '"O" Is for Outlaw'),
+    (r'"A Child Called \It\"": One Child Survives"""', 'A Child Called "It": One Child Survives'),
+    (r'"The Sequel to \Gone With the Wind\"""""', 'The Sequel to "Gone With the Wind"'),
+    ('"Plain ""quoted"""', 'Plain "quoted"'),
+])  # fmt: skip
+def test_quotation_marks_of_a_copy_are_mended(folder, written, meant):
+    put(folder, "bookcrossing", **{"BX-Book-Ratings__csv": RATED,
+                                   "BX-Books-titles__csv": [*BOOKS[:1], f"01X,{written},A,1999,P,x", *BOOKS[2:]]})
+    assert data.read(settings_of("bookcrossing", min_ratings=1))["items"]["title"].tolist()[0] == meant
+
+
 def test_a_missing_file_is_named_with_its_home(folder):
     with pytest.raises(data.DataError, match="BX-Book-Ratings.csv.*informatik.uni-freiburg.de.*DATA_DIR"):
         data.read(settings_of("bookcrossing"))
@@ -389,7 +401,7 @@ def test_ratings_that_a_prompt_cannot_show_are_named(stars, stops, text):
     cfg = config.load("examples/study.toml", "smoke")
     frames = data.prepare(cfg)
     frames["interactions"]["rating"] = stars(frames["interactions"]["rating"])
-    found = [finding for finding in data.check_support(frames, cfg.data) if text in finding.what]
+    found = [finding for finding in data.check_support(frames, cfg.data, 100) if text in finding.what]
     assert [finding.stops for finding in found] == [stops]
 
 
@@ -403,13 +415,26 @@ def test_half_stars_round_up_in_the_prompt_and_count_in_the_mean():
     assert prompts.history_text(["a", "b"], [4.5, 0.5]) == " Recent: a 5; b 1."
 
 
+def test_what_is_set_aside_is_a_share_of_what_was_checked(folder):
+    """Before the core is cut, not after: a sparse dataset with a core is no broken one."""
+    write_books(folder)
+    raw = data.read(settings_of("bookcrossing", min_ratings=1))
+    n_unread = len(reasons(raw)["wrong number of fields"])
+    assert raw["n_checked"] == len(RATED) - 1 - n_unread - raw["left_out"]["n_rows"][0]
+    cfg = config.load("examples/study.toml", "smoke")
+    frames = data.prepare(cfg) | {"quarantine": pd.DataFrame({"reason": ["unknown item"] * 45, "remedy": "x"})}
+    found = data.check_support(frames, cfg.data, 100)
+    assert [(one.stops, one.what) for one in found if "set aside" in one.what] == [
+        (False, "45% of the rows are set aside (45 of 100 rows): unknown item")]
+
+
 def test_opposites_that_popularity_gives_away_are_named(folder):
     cfg, frames = prepare_sequences(folder)
     rows, split = frames["interactions"], frames["split"]["split"].to_numpy()
     rare = rows.loc[split == "graph", "item_id"].value_counts().index[-1]
     drawn = ~rows["observed"].to_numpy() & (split == "test")
     frames["interactions"] = rows.assign(item_id=np.where(drawn, rare, rows["item_id"]))
-    found = [finding.what for finding in data.check_support(frames, cfg.data)]
+    found = [finding.what for finding in data.check_support(frames, cfg.data, len(rows))]
     assert any(text.startswith("test: popularity alone") for text in found)
 
 

@@ -629,6 +629,8 @@ def test_the_table_over_datasets_shows_every_reference(tmp_path):
         return artifacts.metric(name, value, "AUC", ci95=(value - 0.01, value + 0.01), n=9, split=split)
 
     measured = [entry("auc_full_depth_retrieval", 0.8), entry("auc_retrieval_gain", 0.1), entry("auc_early_exit", 0.79),
+                entry("gauc_users_kept", 0.25), entry("gauc_early_exit", 0.71),
+                entry("throughput_ratio_early_exit_vs_plain_as_they_come", 2.0),
                 entry("auc_full_depth_retrieval", 0.1, split="validation")]  # fmt: skip
     for name, items in (("b", measured), ("a", [])):
         path = tmp_path / name / "laptop" / "metrics.json"
@@ -636,12 +638,15 @@ def test_the_table_over_datasets_shows_every_reference(tmp_path):
         path.write_text(json.dumps({"dataset": name, "metrics": items}))
     found = datasets.read_references(root=tmp_path)
     tables = datasets.dataset_tables(found)
-    assert len(tables) == 3
+    assert len(tables) == 4
     for table in tables:
-        assert table.iloc[:, 0].tolist() == ["a", "b"] and (table.iloc[0, 1:] == "not measured").all()
-    auc, gains, _ = tables
+        assert table.iloc[:, 0].tolist() == ["a", "b"] and table.iloc[0, 1:].str.startswith("not measured").all()
+    auc, gains, within, cost = tables
+    assert within.loc[1, "users who count"] == "25 %" and within.loc[1, "early exit"] == "0.710 [0.700, 0.720]"
+    assert cost.loc[1, "ours against plain"] == "2.0 [2.0, 2.0]"
+    assert cost.loc[1, "fullest: ours against plain"] == "not measured"
     assert auc.loc[1, "all evidence"] == "0.800 [0.790, 0.810]"
-    assert gains.loc[1, "evidence less text alone"] == "+0.100 [+0.090, +0.110]"
+    assert gains.loc[1, "evidence less none"] == "+0.100 [+0.090, +0.110]"
     own = {"dataset": "b", "profile": "laptop", "metrics": [entry("auc_full_depth_retrieval", 0.9)], "headline": {}}
     beside = datasets.beside_references(own, tmp_path)
     assert beside == [own]  # its own reference gives way, the other one holds nothing
@@ -663,7 +668,8 @@ def test_retrieval_is_said_to_help_only_where_its_interval_does():
     assert "all of it, raises AUC by +0.100 [+0.050, +0.150]" in effect
     assert "as in the paper, shows no effect on AUC, +0.010 [-0.010, +0.030]" in effect
     assert "from 3 users" in density and "25.0 %" in density
-    assert "anybody would do" in popularity and "item's mean 0.590" in popularity
+    assert "no difference shown, though one of up to 0.012 is not excluded" in popularity
+    assert "item's mean 0.590" in popularity
     worse = reading(auc_similar_users_gain=(-0.1, -0.2, -0.05), auc_others_mean_graph_minus_random=(0.1, 0.05, 0.2))
     effect, _, popularity = retrieval.retrieval_sentences(worse)
     assert "lowers AUC by -0.100" in effect and "it matters whom one asks" in popularity

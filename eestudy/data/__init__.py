@@ -15,6 +15,7 @@ from eestudy.data.negatives import add_negatives, graph_negatives
 from eestudy.data.own import read_own_data
 from eestudy.data.quarantine import DataError, quarantine_summary
 from eestudy.data.splits import (
+    FOREVER,
     SPLIT_SEED,
     assign_halves,
     label_above_own_median,
@@ -22,6 +23,7 @@ from eestudy.data.splits import (
     make_requests,
     mix,
     name_parts,
+    positions_in_order,
     sample_judged,
     split_by_time,
     split_frame,
@@ -85,7 +87,7 @@ def index_ids(raw: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 
 def read(data: DataConfig) -> dict[str, pd.DataFrame]:
-    """A dataset's files, checked, ids as in the source: "interactions", "users", "items", "quarantine", "left_out".
+    """A dataset's files, checked, ids as in the source; see `frames.collect`.
 
     Raises:
         DataError: no adapter for the dataset, or a file that cannot be used.
@@ -115,6 +117,8 @@ def prepare(cfg: StudyConfig, raw: dict[str, pd.DataFrame] | None = None) -> dic
     quarantine = raw["quarantine"]
     del raw  # of large datasets a gigabyte, where the caller does not hold it
     interactions = frames["interactions"]
+    if data.clock == "order" and interactions["timestamp"].max() >= FOREVER:  # positions that count something else
+        interactions["timestamp"] = positions_in_order(interactions)
     is_development = frames["users"]["source_user_id"].isin(data.development_users).to_numpy()
     parts = name_parts(interactions, is_development, data)
     interactions.insert(4, "label", label_rows(interactions, parts, data))

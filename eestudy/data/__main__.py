@@ -42,12 +42,12 @@ def look(cfg: StudyConfig) -> dict:
     stamps = [time.perf_counter()]
     raw = data.read(cfg.data)
     stamps.append(time.perf_counter())
-    n_read, left_out = len(raw["interactions"]), raw["left_out"].to_dict("records")
+    n_read, n_checked, left_out = len(raw["interactions"]), raw["n_checked"], raw["left_out"].to_dict("records")
     held = [raw]
     del raw  # handed over: nobody else holds the source's rows
     frames = data.prepare(cfg, held.pop())
     stamps.append(time.perf_counter())
-    findings = data.check_support(frames, cfg.data, n_read)
+    findings = data.check_support(frames, cfg.data, n_checked)
     stamps.append(time.perf_counter())
     return {
         "n_read": n_read, "n_interactions": len(frames["interactions"]), "n_users": len(frames["users"]),

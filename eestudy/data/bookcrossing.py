@@ -36,7 +36,16 @@ def read_bookcrossing(data: DataConfig) -> dict:
         ]  # fmt: skip
         for table in ("ratings", "items"):
             database.execute(f"update {table} set item_id = upper(replace(item_id, ' ', ''))")
-        # copies of the official dump kept some of the backslashes that stand there before quotation marks
-        database.execute("update items set title = replace(title, '\\', '')")
+        _mend_quotes(database)
         database.execute("alter table ratings add column timestamp varchar default '0'")
         return collect(database, data, {"ratings": ratings.name, "items": titles.name}, bad)
+
+
+def _mend_quotes(database) -> None:
+    """Copies of the official dump kept backslashes, or these in place of quotation marks, and one mark at the end."""
+    database.execute("create temp table odd as select line from items where contains(title, '\\')")
+    odd = "where line in (select line from odd)"
+    database.execute(f"update items set title = replace(replace(title, '\\\"', '\"'), '\\', '\"') {odd}")
+    database.execute(f"""update items set title = title[:-2] {odd} and title like '%"'
+                         and length(replace(title, '"', '')) % 2 <> length(title) % 2""")
+    database.execute("drop table odd")

@@ -15,8 +15,10 @@ from eestudy.data.splits import mix
 FEW, TOO_FEW = 50, 5  # rows of the rarer class among the judged rows of a part: wide intervals; nothing to learn from
 FEW_USERS = 30  # resampling users says little below
 HALF = 0.5
-MANY = 0.1  # share of rows that point to items without a title
-NEARLY_ALL = 0.9
+MANY = 0.1  # share of the ratings' rows that are set aside for one reason
+# Shares that stop the study. An item file may hold a part of the items only, and a log repeats itself.
+STOPS = {"rating": HALF, "timestamp": HALF, "unknown": 0.9, "duplicate user and item": 1.0}
+REMEDIES = {"unknown item": "Bring their titles, or the right item file."}
 MOST_STARS = 10
 FAIR = (0.48, 0.52)  # AUC of popularity alone, where opposites are drawn
 
@@ -30,13 +32,13 @@ class Finding:
     remedy: str
 
 
-def check_support(frames: dict[str, pd.DataFrame], data: DataConfig, n_read: int | None = None) -> list[Finding]:
+def check_support(frames: dict[str, pd.DataFrame], data: DataConfig, n_checked: int) -> list[Finding]:
     """Look at prepared data before the study goes on.
 
     Args:
         frames: interactions, split and quarantine, from `prepare`.
         data: the dataset's settings.
-        n_read: usable rows of the files, where only some of them were prepared; None: all were.
+        n_checked: ratings that were held to the rules of the quarantine, from `read`.
 
     Returns:
         What was found, what stops the study first; [] where all is well.
@@ -44,7 +46,7 @@ def check_support(frames: dict[str, pd.DataFrame], data: DataConfig, n_read: int
     split = frames["split"].set_index(frames["interactions"].index)  # row by row the same: no copy is made of either
     rows = pd.concat([frames["interactions"], split.drop(columns="row")], axis=1)
     found = [*_classes(rows), *_clock(rows, data), *_heavy(rows), *_scale(rows, data), *_drawn(rows, data),
-             *_unknown_items(n_read or len(rows), frames["quarantine"])]  # fmt: skip
+             *_set_aside(n_checked, frames["quarantine"])]  # fmt: skip
     return sorted(found, key=lambda finding: not finding.stops)
 
 
@@ -136,10 +138,13 @@ def popularity_auc(rows: pd.DataFrame) -> dict[str, float]:
     return found
 
 
-def _unknown_items(n_read: int, quarantine: pd.DataFrame) -> list[Finding]:
-    n = int(quarantine["reason"].isin(["unknown item"]).sum())
-    share = n / max(n + n_read, 1)
-    if share <= MANY:
-        return []
-    text = f"{share:.0%} of the rows name items that the item file does not have ({n:,} rows)"
-    return [Finding(share >= NEARLY_ALL, text, "Bring their titles, or the right item file.")]
+def _set_aside(n_checked: int, quarantine: pd.DataFrame) -> list[Finding]:
+    """Much of what was brought is not used: perhaps it was not understood."""
+    found = []
+    for (reason, remedy), n in quarantine.groupby(["reason", "remedy"]).size().items():
+        stops = next((share for kind, share in STOPS.items() if reason.startswith(kind)), None)
+        share = n / max(n_checked, 1)
+        if stops is not None and share > MANY:
+            text = f"{share:.0%} of the rows are set aside ({n:,} of {n_checked:,} rows): {reason}"
+            found.append(Finding(share >= stops, text, REMEDIES.get(reason, remedy)))
+    return found

@@ -16,12 +16,27 @@ from eestudy.config import DataConfig
 from eestudy.data.quarantine import DataError, quarantine_rows
 
 FINE_CLOCKS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # timestamps above count nano-, micro-, milliseconds
+LAST_SECOND = 253_402_300_799  # of the year 9999
+LAST_POSITION = 2**53  # the largest whole number that every float up to it can say
 REPEAT = "row_number() over (partition by {0} order by {1}) > 1"
 
 
 def clean_title(title: str) -> str:
     """A title as people read it: HTML entities resolved, mojibake undone, one line."""
     return " ".join(ftfy.fix_text(title, unescape_html=True).split())
+
+
+def _blank_titles(database: duckdb.DuckDBPyConnection) -> None:
+    """Titles in which nobody sees anything, as '&nbsp;', become ''. Only those that may be so are cleaned here."""
+    odd = r"not regexp_matches(title, '[\pL\pN]') or regexp_matches(title, '^\s*&')"
+    found = database.execute(f"select line, title from items where {odd}").fetchall()
+    blank = [(line,) for line, title in found if not any(map(_is_seen, clean_title(title)))]
+    if blank:
+        database.executemany("update items set title = '' where line = ?", blank)
+
+
+def _is_seen(letter: str) -> bool:
+    return letter.isprintable() and not letter.isspace()
 
 
 def clean_items(database: duckdb.DuckDBPyConnection, file: str) -> pd.DataFrame:
@@ -42,6 +57,7 @@ def clean_items(database: duckdb.DuckDBPyConnection, file: str) -> pd.DataFrame:
         ("title = ''", "title is empty", "Give the item a title: the language model reads nothing else of it."),
         (REPEAT.format("item_id", "line"), "duplicate item", "Keep one."),
     )
+    _blank_titles(database)
     bad = set_aside(database, "items", faults, file)
     _refuse_empty(database, "items", file, bad)
     return bad
@@ -56,11 +72,16 @@ def clean_users(database: duckdb.DuckDBPyConnection, file: str) -> pd.DataFrame:
     return bad
 
 
-def clean_ratings(database: duckdb.DuckDBPyConnection, file: str, data: DataConfig) -> tuple[pd.DataFrame, list[dict]]:
+def clean_ratings(
+    database: duckdb.DuckDBPyConnection, file: str, data: DataConfig
+) -> tuple[pd.DataFrame, list[dict], int]:
     """Hold ratings to the items, the users (where there is a table of them), the scale and the clock.
 
     A timestamp is seconds since 1970, or a date with or without a time of day, in UTC where it names no zone. A number
     above 1e11 (as seconds, a year beyond 5000) counts milliseconds, and so on; what is below a second is cut off.
+
+    Of several ratings of one item by one user the latest stands, without a clock one by a hash: a rule that looked at
+    the ratings would move the share of clicks. Where nobody rates, the first time stands: then the item was new.
 
     Args:
         database: holds `items`, `users` or not, and `ratings` (line, user_id, item_id, rating, timestamp; all text),
@@ -69,7 +90,8 @@ def clean_ratings(database: duckdb.DuckDBPyConnection, file: str, data: DataConf
         data: scale, clock, and what is left out.
 
     Returns:
-        The quarantine, and what was left out: rule, n_rows, in the order in which it was done.
+        The quarantine; what was left out: rule, n_rows, in the order in which it was done; and of how many rows the
+        quarantine is a part.
 
     Raises:
         DataError: no row stands.
@@ -80,14 +102,17 @@ def clean_ratings(database: duckdb.DuckDBPyConnection, file: str, data: DataConf
     left_out = []
     if data.zero_is_no_rating:
         left_out.append(_leave_out(database, "a rating of 0: not rated", "select line from ratings where rating = 0"))
-    repeat = (REPEAT.format("user_id, item_id", "timestamp, rating, line"), "duplicate user and item",
-              "Keep one rating per user and item.")  # fmt: skip
+    n_checked = _n_ratings(database)
+    order = ("timestamp" if not data.has_stars else "timestamp desc, rating" if data.clock != "none" else
+             "md5(concat_ws(' ', user_id, item_id, rating))")  # fmt: skip
+    repeat = (REPEAT.format("user_id, item_id", f"{order}, line"), "duplicate user and item",
+              f"Nothing to do where the {'latest' if data.has_stars else 'first'} may stand, else keep another one.")
     bad = [set_aside(database, "ratings", faults, file) for faults in (_faults(database, data), [repeat])]
     bad = pd.concat(bad, ignore_index=True)
     _refuse_empty(database, "ratings", file, bad)
     left_out += _thin(database, data)
     _refuse_empty(database, "ratings", file, bad[:0], "Lower data.min_ratings.")
-    return bad, left_out
+    return bad, left_out, n_checked
 
 
 def _seconds() -> str:
@@ -100,16 +125,20 @@ def _seconds() -> str:
 def _faults(database, data: DataConfig) -> list[tuple[str, str, str]]:
     """(condition, reason, remedy); a row with two faults is named once, by the first."""
     low, high = data.rating_range
+    least, most = database.execute("select min(rating), max(rating) from ratings where isfinite(rating)").fetchone()
+    last, clock = (LAST_SECOND, "date") if data.clock == "time" else (LAST_POSITION, "number")
     tables = {name for (name,) in database.execute("select table_name from duckdb_tables()").fetchall()}
     faults = [
         ("user_id = ''", "user_id is empty", "Give the row its user_id."),
         ("item_id = ''", "item_id is empty", "Give the row its item_id."),
         ("rating is null or not isfinite(rating)", "rating is not a number", "Write a plain number as rating."),
         (f"rating not between {low} and {high}", f"rating outside {low:g} to {high:g}",
-         "Correct the rating or the range."),
+         f"The file's lie between {least or 0:g} and {most or 0:g}: correct them, or say their scale as "
+         "data.rating_range."),
         ("timestamp is null or not isfinite(timestamp)", "timestamp is neither a number nor a date",
          "Write Unix seconds, or a date as 2024-01-31 12:00:00."),
         ("timestamp < 0 or timestamp % 1 != 0", "timestamp is not whole seconds", "Use Unix seconds."),
+        (f"timestamp > {last}", f"timestamp is no {clock} that anything here can have", "Correct it."),
         ("item_id not in (select item_id from items)", "unknown item", "Add the item to the item file."),
     ]  # fmt: skip
     if "users" in tables:

@@ -27,7 +27,8 @@ def collect(
 
     Returns:
         "interactions" (user_id, item_id, rating, timestamp, line), "users", "items" (ids as in the source, text
-        columns '' where the source has none), "quarantine", and "left_out" (rule, n_rows).
+        columns '' where the source has none), "quarantine", "left_out" (rule, n_rows), and "n_checked" (ratings that
+        were held to the rules of the quarantine).
 
     Raises:
         DataError: no usable row is left in one of them.
@@ -35,7 +36,7 @@ def collect(
     bad = [*bad, clean_items(database, files["items"])]
     if "users" in files:
         bad.append(clean_users(database, files["users"]))
-    more, left_out = clean_ratings(database, files["ratings"], data)
+    more, left_out, n_checked = clean_ratings(database, files["ratings"], data)
     if "users" not in files:
         database.execute("create table users as select min(line) as line, user_id from ratings group by user_id")
     items = _text_table(database, "items", "item_id", ABOUT_ITEMS)
@@ -43,7 +44,7 @@ def collect(
     return {
         "interactions": _ratings(database), "users": _text_table(database, "users", "user_id", ABOUT_USERS),
         "items": items, "quarantine": pd.concat([*bad, more], ignore_index=True),
-        "left_out": pd.DataFrame(left_out, columns=["rule", "n_rows"]),
+        "left_out": pd.DataFrame(left_out, columns=["rule", "n_rows"]), "n_checked": n_checked,
     }  # fmt: skip
 
 

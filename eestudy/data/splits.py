@@ -91,6 +91,11 @@ def position_in_group(group: np.ndarray) -> np.ndarray:
     return place - np.maximum.accumulate(np.where(is_first, place, 0))
 
 
+def positions_in_order(interactions: pd.DataFrame) -> np.ndarray:
+    """Each row's place among its user's distinct timestamps, from 0: int64 [n]."""
+    return interactions.groupby("user_id")["timestamp"].rank("dense").to_numpy(np.int64) - 1
+
+
 def split_by_time(interactions: pd.DataFrame, fractions, seed: int = SPLIT_SEED) -> np.ndarray:
     """Split each user's rows by time.
 

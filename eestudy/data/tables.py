@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import glob
 import gzip
 import shutil
 import tempfile
@@ -210,7 +211,7 @@ def _scan(database, name: str, file: TableFile, columns: Mapping[str, int], n_fi
         "from read_csv(?, delim=?, "
         f"quote=?, escape=?, header=?, encoding=?, columns={spec}, auto_detect=false, store_rejects=true, "
         f"rejects_table='{name}_refused', rejects_scan='{name}_scans', rejects_limit=0)",
-        [str(file.path), file.delimiter, quote, quote and file.escape, file.header, file.encoding],
+        [glob.escape(str(file.path)), file.delimiter, quote, quote and file.escape, file.header, file.encoding],
     )
     return database.execute(
         f"select line, min(error_type) as kind from {name}_refused group by line order by line"
@@ -304,14 +305,32 @@ def _read_json(database, name: str, file: TableFile) -> pd.DataFrame:
     database.execute(f"create or replace table {name} as select line, {selected} from {name}_text where {is_object}",
                      paths)  # fmt: skip
     database.execute(f"drop table {name}_text")
+    _refuse_absent(database, name, file)
     return pd.concat([refused, quarantine_rows(file.path.name, bad["line"], *NOT_AN_OBJECT)], ignore_index=True)
 
 
+def _refuse_absent(database, name: str, file: TableFile) -> None:
+    """Where no object has a key, it is misspelt."""
+    for ours, theirs in file.columns.items():
+        if database.execute(f"select count(*) > 0 and bool_and({ours} = '') from {name}").fetchone()[0]:
+            raise DataError(f"{file.path.name}, row 1: no row says {theirs!r}. It is needed as {ours}; the first row "
+                            f"is {read_header(replace(file, delimiter=NO_DELIMITER))[0][:200]}")  # fmt: skip
+
+
+def _as_text(column: str, kind: str) -> str:
+    """A column as text, in SQL; 7.0 is 7, as ids become floats wherever one was missing."""
+    name = '"' + column.replace('"', '""') + '"'
+    whole = f"{name} = floor({name}) and abs({name}) < {2**53}" if kind in ("DOUBLE", "FLOAT") else "false"
+    return f"case when {whole} then cast(cast({name} as hugeint) as varchar) else cast({name} as varchar) end"
+
+
 def _read_parquet(database, name: str, file: TableFile) -> pd.DataFrame:
-    relation = database.read_parquet(str(file.path))
+    path = glob.escape(str(file.path))
+    relation = database.read_parquet(path)
     _places(file, relation.columns)
-    quoted = {ours: '"' + theirs.replace('"', '""') + '"' for ours, theirs in file.columns.items()}
-    selected = ", ".join(f"{_clean(f'cast({theirs} as varchar)')} as {ours}" for ours, theirs in quoted.items())
+    kinds = dict(zip(relation.columns, map(str, relation.types), strict=True))
+    selected = ", ".join(f"{_clean(_as_text(theirs, kinds[theirs]))} as {ours}"
+                         for ours, theirs in file.columns.items())  # fmt: skip
     database.execute(f"create or replace table {name} as select row_number() over () as line, {selected} "
-                     "from read_parquet(?)", [str(file.path)])  # fmt: skip
+                     "from read_parquet(?)", [path])  # fmt: skip
     return quarantine_rows(file.path.name, [], "", "")

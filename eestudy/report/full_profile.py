@@ -68,7 +68,8 @@ LARGE = (
 )
 CUDA_GB = 1.0  # context and kernels; about
 GPUS = (24, 48, 80, 141)  # GB that GPUs on the market have
-SUSTAINED = 1e14  # multiplications and additions a second that the hours stand for
+PEAK = 1e15  # multiplications and additions a second of a large data-centre GPU in bfloat16; about
+SHARES = (0.4, 0.1)  # of it that training reaches: with full batches, and with one request at a time
 
 
 def training_memory(shape: Shape, rank: int, tokens: int, checkpointing: bool) -> dict[str, float]:
@@ -139,9 +140,9 @@ def _hours_rows(references: Sequence[dict]) -> list[tuple[str, ...]]:
     rows = []
     for metrics in references:
         tokens = tokens_of(metrics)
-        hours = [sum(work(shape, tokens["train"], tokens["score"], False)) / SUSTAINED / 3600 for shape in LARGE]
+        needs = [sum(work(shape, tokens["train"], tokens["score"], False)) / PEAK / 3600 for shape in LARGE]
         rows.append((metrics["dataset"], f"{tokens['train'] / 1e6:.1f}, {tokens['score'] / 1e6:.1f}",
-                     *(number(hour, 2) for hour in hours)))  # fmt: skip
+                     *(" to ".join(number(need / share, 2) for share in SHARES) for need in needs)))  # fmt: skip
     return rows
 
 

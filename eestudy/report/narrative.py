@@ -83,6 +83,7 @@ def findings(metrics: dict) -> list[str]:
         verdict(values.get("auc_stacked_minus_evidence_model"), "LLM and simple model stacked", evidence),
         verdict(values.get("auc_early_exit_minus_full_depth"), early, "full depth"),
         verdict(values.get("auc_dynamic_minus_static_same_cost"), early, static),
+        verdict(values.get("auc_dynamic_minus_static_selected"), early, "the static exit that validation chooses"),
         *retrieval_sentences(values),
         _saving_sentence(values), _speed_sentence(values), _depth_sentence(values),
     ]  # fmt: skip

@@ -73,6 +73,19 @@ def readme_answer(metrics: dict) -> str:
     )
 
 
+def readme_elsewhere(references: Sequence[dict], dataset: str) -> str:
+    """How early exit fares on the other datasets, in a sentence: requests as they come, and AUC."""
+    found = []
+    for metrics in references:
+        values = {item["name"]: item for item in metrics["metrics"]}
+        ratio, loss = (values.get(name) for name in ("throughput_ratio_early_exit_vs_plain_as_they_come",
+                                                     "auc_early_exit_minus_full_depth"))  # fmt: skip
+        if metrics["dataset"] != dataset and ratio and loss:
+            found.append(f"{metrics['dataset']} {with_interval(ratio, 1)} times, {_word(loss)} in AUC "
+                         f"({with_interval(loss, signed=True)})")  # fmt: skip
+    return f" **It does not carry over as it stands**, requests as they come: {'; '.join(found)}." if found else ""
+
+
 def render_readme(text: str, metrics: dict, references: Sequence[dict] = ()) -> str:
     """The README with what stands between its markers rendered anew.
 
@@ -81,7 +94,8 @@ def render_readme(text: str, metrics: dict, references: Sequence[dict] = ()) -> 
         metrics: the `metrics.json` that it tells.
         references: those of all datasets, for the table over datasets.
     """
-    blocks = {"answer": readme_answer(metrics), "results": "\n" + readme_table(metrics),
+    blocks = {"answer": readme_answer(metrics) + readme_elsewhere(references, metrics.get("dataset", "")),
+              "results": "\n" + readme_table(metrics),
               "expect": readme_expectation(metrics),
               "datasets": "\n" + to_markdown(dataset_blocks(references or [metrics]))}
     return fill(text, blocks)

@@ -55,7 +55,7 @@ def _popularity(values: dict) -> str:
         return ""
     low, high = chosen["ci95"]
     word = ("it matters whom one asks" if low > 0 else "random ones tell more" if high < 0 else
-            "anybody would do: they tell what the item is, not what this user likes")  # fmt: skip
+            f"no difference shown, though one of up to {number(high, 3)} is not excluded")  # fmt: skip
     facts = [f"{name} {number(values[key]['value'], 3)}" for key, name in FACTS.items() if key in values]
     return (f"Without an LLM, similar users have an AUC of {number(alone['value'], 3)}, "
             f"{with_interval(chosen, signed=True)} against random ones: {word}. "

@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 from eestudy.retriever.search import normalise
 
+MOST_IN_TABLE = 15_000  # users or items whose similarities are held as one table, of 0.9 GB
 PAIRS_PER_CHUNK = 2_000_000  # bounds memory: a pair takes some 40 bytes and two gathered vectors of D floats
 
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (left ids [P], right ids [P]) -> [P]
@@ -68,7 +69,9 @@ def graph_retriever(user_emb: np.ndarray, item_emb: np.ndarray) -> Retriever:
 def rival_retrievers(
     allowed: pd.DataFrame, n_users: int, n_items: int, seed: int, stars: bool = True
 ) -> list[Retriever]:  # fmt: skip
-    """What the graph has to beat: anyone, the most active, cosine on the rating vectors (where there are any).
+    """What the graph has to beat: anyone, the most active, and cosine on the rating vectors.
+
+    The last one where there are stars, and no more than `MOST_IN_TABLE` users and items: it needs all pairs at once.
 
     Args:
         allowed: the interactions the graph was built from: user_id, item_id, rating.
@@ -83,7 +86,7 @@ def rival_retrievers(
     counts = [np.bincount(allowed[key], minlength=n) for key, n in (("user_id", n_users), ("item_id", n_items))]
     by_count = [(lambda left, right, count=count: count[right]) for count in counts]
     rivals = [random, Retriever("most active", *by_count, by_count[1])]
-    if stars:
+    if stars and max(n_users, n_items) <= MOST_IN_TABLE:
         ratings = rating_matrix(allowed, n_users, n_items)
         rivals.append(Retriever("cosine on ratings", _table_similarity(ratings), _table_similarity(ratings.T)))
     return rivals
@@ -118,6 +121,7 @@ def group_before(allowed: pd.DataFrame, key: str, other: str, wanted: np.ndarray
     """
     ordered = allowed.sort_values([key, "timestamp", other])
     time = ordered["timestamp"].to_numpy(np.int64)
+    before = np.minimum(before, time.max(initial=0) + 1)  # whatever is later sees the same, and the product stays small
     base = 1 + max(time.max(initial=0), before.max(initial=0))
     place = ordered[key].to_numpy(np.int64) * base + time  # one number that sorts by key, then time
     wanted = wanted.astype(np.int64)
