@@ -8,8 +8,9 @@ Two promises about the risk, which is the mean over all users of a loss in [0, 1
 Both hold for any scores, and both rest on exchangeability: the users served later are drawn like the users of the
 calibration. Time breaks that. Candidates and their order must come from other users than the calibration's.
 
-MAPIE 1.6.0 was tried, and is not used. Its controllers want a predictor that is called for each row, rows as units,
-and row-wise losses with 0/1 occurrences; a mean over a user's rows or pairs cannot be said to them. Its p-value,
+MAPIE 1.6.0 was looked at, and is not used. Its controller of binary decisions calls a predictor for each row, takes
+rows as units and judges them by a decision of 0 or 1; a mean over a user's rows or pairs against full depth cannot be
+said to it, and the losses of its conformal risk control are torch functions or fixed ones. Its p-value,
 `compute_hoeffding_bentkus_p_value`, takes means and would do, but is not in its public interface, and importing it
 takes two seconds for three lines of arithmetic; `control_fwer` tests one sequence at a time, where the check below
 needs thousands. A test holds our p-values to numbers computed by MAPIE.
@@ -34,6 +35,8 @@ PROCEDURES = {
     "plug_in": "no correction: the mean of the calibration users is believed",
 }
 BETS = np.arange(1, 9) / 8  # shares of the highest stake that cannot go broke
+DRAWN = {"procedure": str, "epsilon": float, "n_users": int, "violation_rate": float, "violation_lo": float,
+         "violation_hi": float, "none_share": float, "mean_risk": float, "token_layers_saved": float}  # fmt: skip
 TINY = 1e-12  # sums of equal numbers in another order differ by less
 
 
@@ -167,7 +170,7 @@ def least_users(epsilon: float, delta: float) -> int:
 
 def _drawn(losses: np.ndarray, costs: np.ndarray, chosen: np.ndarray, epsilon: float) -> dict:
     """What the B choices of one procedure came to in the population; -1 is full depth: no loss, nothing saved."""
-    risk = np.append(losses.mean(0), 0.0)[chosen]  # [B]; the last entry is that of -1
+    risk = np.append(losses.mean(0), 0)[chosen]  # [B]; the last entry is that of -1
     broken = risk > epsilon + TINY
     bounds = binomtest(int(broken.sum()), len(broken)).proportion_ci(method="exact")
     return {"violation_rate": broken.mean(), "violation_lo": bounds.low, "violation_hi": bounds.high,
@@ -197,8 +200,7 @@ def violation_rates(
         token_layers_saved (mean over draws, none qualifies = nothing saved). Empty where the population is.
     """
     if not len(losses) or n_users < 1:
-        return pd.DataFrame(columns=["procedure", "epsilon", "n_users", "violation_rate", "violation_lo",
-                                     "violation_hi", "none_share", "mean_risk", "token_layers_saved"])  # fmt: skip
+        return pd.DataFrame(columns=list(DRAWN)).astype(DRAWN)
     even = np.full(len(losses), 1 / len(losses))
     counts = np.random.default_rng(seed).multinomial(n_users, even, size=draws)  # [B, U]
     rows = []
@@ -207,7 +209,7 @@ def violation_rates(
             chosen = cheapest(allowed(losses, counts, epsilon, delta, procedure), costs)
             rows.append({"procedure": procedure, "epsilon": epsilon, "n_users": n_users}
                         | _drawn(losses, costs, chosen, epsilon))  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype(DRAWN)
 
 
 def real_risk(
