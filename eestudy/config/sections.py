@@ -206,6 +206,9 @@ class PolicyConfig(Section):
         1.0, gt=0, description="nats per row; a user's mean excess is cut there and divided by it, to lie in [0, 1]"
     )
     router_neighbors: Count = Field(16, description="known rows whose exits predict a row's (our choice; RAEE)")
+    router_cost: float = Field(
+        0.5, gt=0, le=1, description="share of full depth's token-layers at which families of exits are compared"
+    )
     router_budgets: int = Field(12, ge=2, description="budgets per request, evenly from the first exit to full depth")
 
 

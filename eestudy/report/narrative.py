@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from eestudy import artifacts
@@ -65,6 +67,23 @@ def _speed_sentence(values: dict) -> str:
             + f". On requests as they come, early exit against the plain way: {drawn}.")
 
 
+def _risk_sentence(values: dict) -> str:
+    """Whether the promise on users' disagreement with full depth held, and what each bound would save."""
+    worst = values.get("risk_violation_rate_max")
+    if worst is None:
+        return "A promise on a user's disagreement with full depth: not measured."
+    bounds = [found.group(1) for name in values if (found := re.fullmatch(r"risk_real_at_([\d.]+)_percent", name))]
+    texts = []
+    for bound in sorted(bounds, key=float):
+        none, saved = (values[f"risk_{what}_at_{bound}_percent"]["value"] for what in
+                       ("none_qualifies", "token_layers_saved"))  # fmt: skip
+        later = with_interval({key: values[f"risk_real_at_{bound}_percent"][key] for key in ("value", "ci95")}, 4)
+        texts.append(f"{bound} %: none qualifies in {number(100 * none, 0)} % of the calibrations, "
+                     f"{number(100 * saved, 0)} % of the token-layers saved, real risk on the later test rows {later}")
+    return ("A promise on a user's disagreement with full depth (Learn-then-Test) was broken in at most "
+            f"{with_interval(worst)} of the calibrations drawn. By bound: {'; '.join(texts)}.")  # fmt: skip
+
+
 def findings(metrics: dict) -> list[str]:
     """What was found, one sentence each, from `metrics.json`; whoever wins is named, 0 inside an interval too."""
     values = {item["name"]: item for item in metrics["metrics"] if item["value"] is not None}
@@ -84,7 +103,7 @@ def findings(metrics: dict) -> list[str]:
         verdict(values.get("auc_early_exit_minus_full_depth"), early, "full depth"),
         verdict(values.get("auc_dynamic_minus_static_same_cost"), early, static),
         *retrieval_sentences(values),
-        _saving_sentence(values), _speed_sentence(values), _depth_sentence(values),
+        _saving_sentence(values), _speed_sentence(values), _depth_sentence(values), _risk_sentence(values),
     ]  # fmt: skip
 
 
