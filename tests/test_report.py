@@ -739,3 +739,14 @@ def test_the_committed_page_is_what_the_references_give():
     text = (artifacts.ROOT / "results" / "full_profile.md").read_text()
     blocks = full_profile.full_profile_blocks(datasets.read_references())
     assert readme.fill(text, blocks) == text and all(f"<!-- {name}:start -->" in text for name in blocks)
+
+
+def test_the_promise_is_told_by_bound_and_not_measured_without_it():
+    names = {"violation_rate_max": 0.012, "none_qualifies_at_5_percent": 0.25, "token_layers_saved_at_5_percent": 0.4,
+             "real_at_5_percent": 0.031, "none_qualifies_at_1_percent": 1.0, "none_qualifies_at_1_percent_300_users": 0.0}
+    values = {f"risk_{name}": artifacts.metric(f"risk_{name}", value, "fraction of draws")
+              for name, value in names.items()}  # fmt: skip
+    text = narrative._risk_sentence(values)
+    assert text.index("1 %: none qualifies in 1.000") < text.index("5 %: none qualifies in 0.250")
+    assert "0.400 of the token-layers saved, real risk on the later test rows 0.0310" in text and "0.012" in text
+    assert "300" not in text and narrative._risk_sentence({}).endswith("not measured.")

@@ -72,16 +72,16 @@ def _risk_sentence(values: dict) -> str:
     worst = values.get("risk_violation_rate_max")
     if worst is None:
         return "A promise on a user's disagreement with full depth: not measured."
-    bounds = [found.group(1) for name in values if (found := re.fullmatch(r"risk_real_at_([\d.]+)_percent", name))]
+    pattern = re.compile(r"risk_none_qualifies_at_([\d.]+)_percent")  # of calibrations as large as the risk half
+    bounds = sorted((found.group(1) for name in values if (found := pattern.fullmatch(name))), key=float)
     texts = []
-    for bound in sorted(bounds, key=float):
-        none, saved = (values[f"risk_{what}_at_{bound}_percent"]["value"] for what in
-                       ("none_qualifies", "token_layers_saved"))  # fmt: skip
-        later = with_interval({key: values[f"risk_real_at_{bound}_percent"][key] for key in ("value", "ci95")}, 4)
-        texts.append(f"{bound} %: none qualifies in {number(100 * none, 0)} % of the calibrations, "
-                     f"{number(100 * saved, 0)} % of the token-layers saved, real risk on the later test rows {later}")
+    for bound in bounds:
+        none, saved, later = (values.get(f"risk_{what}_at_{bound}_percent") for what in
+                              ("none_qualifies", "token_layers_saved", "real"))  # fmt: skip
+        texts.append(f"{bound} %: none qualifies in {with_interval(none)} of them, {with_interval(saved)} of the "
+                     f"token-layers saved, real risk on the later test rows {with_interval(later, 4)}")
     return ("A promise on a user's disagreement with full depth (Learn-then-Test) was broken in at most "
-            f"{with_interval(worst)} of the calibrations drawn. By bound: {'; '.join(texts)}.")  # fmt: skip
+            f"{with_interval(worst)} of the calibrations drawn. By bound: {'; '.join(texts) or 'not measured'}.")
 
 
 def findings(metrics: dict) -> list[str]:
