@@ -743,7 +743,8 @@ def test_the_committed_page_is_what_the_references_give():
 
 def test_the_promise_is_told_by_bound_and_not_measured_without_it():
     names = {"violation_rate_max": 0.012, "none_qualifies_at_5_percent": 0.25, "token_layers_saved_at_5_percent": 0.4,
-             "real_at_5_percent": 0.031, "none_qualifies_at_1_percent": 1.0, "none_qualifies_at_1_percent_300_users": 0.0}
+             "real_at_5_percent": 0.031, "none_qualifies_at_1_percent": 1.0,
+             "none_qualifies_at_1_percent_300_users": 0.0}  # fmt: skip
     values = {f"risk_{name}": artifacts.metric(f"risk_{name}", value, "fraction of draws")
               for name, value in names.items()}  # fmt: skip
     text = narrative._risk_sentence(values)

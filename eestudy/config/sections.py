@@ -196,8 +196,8 @@ class PolicyConfig(Section):
     min_dynamic_share: float = Field(0.05, description="of rows that must leave elsewhere than most, else it is static")
     shuffles: int = Field(20, description="random permutations of exit depths in the shuffled control")
     n_bootstrap: int = Field(2000, description="resamples of users")
-    risk_epsilons: tuple[float, ...] = Field(
-        (0.01, 0.02, 0.05), description="bounds on the mean loss of a user, each a promise of its own"
+    risk_epsilons: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.01, 0.02, 0.05), min_length=1, description="bounds on the mean loss of a user, each a promise of its own"
     )
     risk_delta: float = Field(0.1, gt=0, lt=1, description="how often a promise may be broken (Learn-then-Test)")
     risk_draws: Count = Field(1000, description="calibrations drawn to see how often it is broken")
