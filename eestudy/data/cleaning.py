@@ -103,16 +103,20 @@ def clean_ratings(
     if data.zero_is_no_rating:
         left_out.append(_leave_out(database, "a rating of 0: not rated", "select line from ratings where rating = 0"))
     n_checked = _n_ratings(database)
-    order = ("timestamp" if not data.has_stars else "timestamp desc, rating" if data.clock != "none" else
-             "md5(concat_ws(' ', user_id, item_id, rating))")  # fmt: skip
-    repeat = (REPEAT.format("user_id, item_id", f"{order}, line"), "duplicate user and item",
-              f"Nothing to do where the {'latest' if data.has_stars else 'first'} may stand, else keep another one.")
-    bad = [set_aside(database, "ratings", faults, file) for faults in (_faults(database, data), [repeat])]
+    bad = [set_aside(database, "ratings", faults, file) for faults in (_faults(database, data), [_repeat(data)])]
     bad = pd.concat(bad, ignore_index=True)
     _refuse_empty(database, "ratings", file, bad)
     left_out += _thin(database, data)
     _refuse_empty(database, "ratings", file, bad[:0], "Lower data.min_ratings.")
     return bad, left_out, n_checked
+
+
+def _repeat(data: DataConfig) -> tuple[str, str, str]:
+    """All ratings of one item by one user but the one that stands; see `clean_ratings`."""
+    order = ("timestamp" if not data.has_stars else "timestamp desc, rating" if data.clock != "none" else
+             "md5(concat_ws(' ', user_id, item_id, rating))")  # fmt: skip
+    return (REPEAT.format("user_id, item_id", f"{order}, line"), "duplicate user and item",
+            f"Nothing to do where the {'latest' if data.has_stars else 'first'} may stand, else keep another one.")
 
 
 def _seconds() -> str:
