@@ -14,6 +14,7 @@ from eestudy.config.datasets import DATASETS, FORMS
 from eestudy.config.own import read_own
 from eestudy.config.profiles import PROFILES
 from eestudy.config.sections import (
+    AblationConfig,
     BackboneConfig,
     BaselineConfig,
     BenchConfig,
@@ -38,6 +39,7 @@ KNOWN_PARTS = {"label": ("graph",), "validation": ("graph", "label"), "test": ("
 TRIVIAL_BASELINES = ("click_rate", "item_mean", "user_mean", "item_plus_user_mean")
 
 __all__ = [
+    "AblationConfig",
     "BackboneConfig",
     "BaselineConfig",
     "BenchConfig",

@@ -19,6 +19,7 @@ PROFILES: dict[str, dict[str, dict]] = {
                   "n_stage_requests": 3,
                   "n_growth_repeats": 1, "n_service_requests": 4, "load_of_capacity": (0.5, 2.0), "n_arrivals": 200,
                   "real_run_s": 1.0},
+        "ablation": {"n_label_rows": 40, "n_select_rows": 80, "n_test_rows": 60, "n_init_rows": 20, "n_eval_rows": 20},
         "report": {"n_examples": 5, "reference_scope": "counts"},
     },
     "laptop": {},

@@ -156,6 +156,22 @@ class PromptConfig(Section):
     keep_probability: tuple[float, float, float] = Field(
         (0.6, 0.2, 0.2), description="chance of each mode (both, similar_users, none) per training candidate"
     )
+    titles: Literal["real", "shuffled", "ids"] = Field(
+        "real", description="control: titles dealt out anew among the items, or ids in their place"
+    )
+    shuffle_evidence: bool = Field(False, description="control: evidence dealt out anew among candidates of a part")
+    others: Literal["neighbors", "item_mean"] = Field(
+        "neighbors", description="what stands for the similar users: their ratings, or the mean of everybody's "
+        "(without stars: how many took the item, as a power of two)"
+    )
+    show_genres: bool = Field(False, description="year and genres behind a candidate's title")
+
+    @field_validator("keep_probability")
+    @classmethod
+    def _are_chances(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) < 0 or not sum(value) > 0:
+            raise ValueError("chances must be at least 0, and one of them above")
+        return value
 
 
 class BackboneConfig(Section):
@@ -165,6 +181,8 @@ class BackboneConfig(Section):
     yes: str = Field(" yes", description="positive answer; must be one token")
     no: str = Field(" no", description="negative answer; must be one token")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="weights and arithmetic")
+    n_layers_kept: Count | None = Field(None, description="layers from the bottom that are kept; None: all")
+    random_weights: bool = Field(False, description="control: the same architecture, freshly initialised by the seed")
 
 
 class HeadsConfig(Section):
@@ -176,6 +194,11 @@ class HeadsConfig(Section):
     lora_lr: float = Field(1e-3, description="AdamW learning rate of the adapter")
     head_lr: float = Field(5e-4, description="AdamW learning rate of the deepest head")
     shallow_lr_factor: float = Field(2.0, description="learning rate of the shallowest head over the deepest's")
+    train_adapter: bool = Field(True, description="False: the backbone stays as it is, the heads alone learn")
+    loss_weights: Literal["equal", "linear", "last"] = Field(
+        "equal", description="of the heads in the joint loss: alike, growing with depth, or the last head alone"
+    )
+    distill: float = Field(0.0, ge=0, description="weight of every other head's loss against the last head's answer")
     weight_decay: float = Field(0.0, description="AdamW")
     warmup_fraction: float = Field(0.05, description="share of steps with rising learning rate")
     requests_per_step: int = Field(1, description="requests per optimiser step")
@@ -234,6 +257,17 @@ class BenchConfig(Section):
     real_run_s: float = Field(25.0, description="seconds of arrivals in one real run")
 
 
+class AblationConfig(Section):
+    """The common budget of `make ablations`: small enough for about ten minutes a row on two cores."""
+
+    n_label_rows: Count = Field(1000, description="rows to learn from: the first of those the study draws")
+    n_select_rows: Count = Field(400, description="validation rows on which heads are calibrated and exits chosen")
+    n_test_rows: Count = Field(1000, description="test rows, the same for every row of the table")
+    n_init_rows: Count = Field(150, description="label rows on which scale and bias are fitted before training")
+    n_eval_rows: Count = Field(150, description="selection rows read at the one look, at the end of training")
+    label_factor: float = Field(1.0, gt=0, description="how many times n_label_rows a row of the table learns from")
+
+
 class ReportConfig(Section):
     """What the report shows."""
 
@@ -256,4 +290,5 @@ class StudyConfig(Section):
     policy: PolicyConfig = PolicyConfig()
     latency: LatencyConfig = LatencyConfig()
     bench: BenchConfig = BenchConfig()
+    ablation: AblationConfig = AblationConfig()
     report: ReportConfig = ReportConfig()

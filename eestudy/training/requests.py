@@ -55,6 +55,11 @@ def only_mode(requests: Sequence[Request], mode: str) -> list[Request]:
     return [keep(r, r.modes == MODES.index(mode)) for r in requests]
 
 
+def main_mode(probability: Sequence[float]) -> str:
+    """The mode that training shows most often: heads are initialised and looked at in it."""
+    return MODES[int(np.argmax(probability))]
+
+
 def drop_evidence(request: Request, probability: Sequence[float], rng: np.random.Generator) -> Request:
     """Each row once, in a mode drawn at random (evidence dropout)."""
     n_rows = len(request.rows) // len(MODES)
