@@ -47,7 +47,7 @@ BEFORE_05_exit_heads = threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(NUM_PROCES
 	--main_process_port 0 $(LAUNCH) --num_processes $(NUM_PROCESSES) -m eestudy.training $(ARGS)
 endif
 
-.PHONY: help env assets refresh look reproduce bench scale llama check test unit lint lab reference clean
+.PHONY: help env assets refresh look reproduce bench ablations scale llama check test unit lint lab reference clean
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
 .DEFAULT_GOAL = help
@@ -58,7 +58,8 @@ help: ## list the targets and the variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'Profiles: smoke, laptop, overnight, full. Other variables: RUN_DIR, ASSET_DIR, PYTHON, TORCH_INDEX,'
-	@echo 'USE_CURRENT_ENV=1 (use the active python, make no .venv), NUM_PROCESSES=2 (train and score in two).'
+	@echo 'USE_CURRENT_ENV=1 (use the active python, make no .venv), NUM_PROCESSES=2 (train and score in two),'
+	@echo 'ROWS="--only frozen --budget-minutes 60" (of make ablations; ROWS=--list lists its rows).'
 
 env: ## make .venv with the pinned packages (nothing to do when it is there)
 ifeq ($(USE_CURRENT_ENV),1)
@@ -108,6 +109,13 @@ $(RUN)/summary.txt: $(RUN)/notebooks/09_report.ipynb
 bench: env assets refresh $(RUN)/notebooks/06_exit_policies.ipynb ## race the scorer against its rivals (half an hour)
 	@$(PY) -m eestudy.bench $(ARGS)
 	@$(MAKE) --no-print-directory reproduce
+
+# Up to notebook 03 for every seed, then the table, row by row. What is finished, here or committed, is not run again.
+# ROWS: arguments, such as ROWS='--only static_6 --only frozen', ROWS='--budget-minutes 480', ROWS=--list.
+ablations: env assets ## run the table of ablations, row by row (a night; a killed row goes on)
+	@for seed in 0 1 2; do \
+	  $(MAKE) --no-print-directory $(RUN_DIR)/$(STUDY)/$(PROFILE)/seed-$$seed/notebooks/03_graph_retriever.ipynb SEED=$$seed || exit 1; done
+	@$(PY) -m eestudy.ablations --dataset $(DATASET) --profile $(PROFILE) $(ROWS)
 
 # glibc gives every large array back to the system and gets the next one page by page, zeroed, which for tables of a
 # million users takes longer than the arithmetic: here the process keeps its memory.

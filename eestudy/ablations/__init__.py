@@ -10,13 +10,15 @@ from eestudy.ablations.analysis import (
     findings,
     headline,
     holm,
+    overhead,
     same_latency,
     seed_spread,
 )
-from eestudy.ablations.rows import Finished, find_finished, keep_row, open_row, row_fingerprint, run_row
-from eestudy.ablations.table import Row, settings_of, table
+from eestudy.ablations.rows import Finished, find_all, find_finished, keep_row, open_row, row_fingerprint, run_row
+from eestudy.ablations.table import Row, all_rows, each_seed, settings_of
 
 __all__ = [
-    "Finished", "Row", "compare_all", "curves", "find_finished", "findings", "headline", "holm", "keep_row", "open_row",
-    "row_fingerprint", "run_row", "same_latency", "seed_spread", "settings_of", "table",
+    "Finished", "Row", "all_rows", "compare_all", "curves", "each_seed", "find_all", "find_finished", "findings",
+    "headline", "holm", "keep_row", "open_row", "overhead", "row_fingerprint", "run_row", "same_latency", "seed_spread",
+    "settings_of",
 ]

@@ -10,7 +10,7 @@ import time
 
 from eestudy import artifacts, assets, config, pipeline
 from eestudy.ablations import analysis, rows
-from eestudy.ablations.table import Row, table
+from eestudy.ablations.table import Row, all_rows, each_seed
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -18,16 +18,14 @@ def main(arguments: list[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     try:
         cfg = config.load(given.dataset, given.profile, given.seed)
-        chosen = choose(table(cfg), given.only)
+        chosen = choose(all_rows(cfg), given.only)
         sources = {seed: artifacts.open_run(given.dataset, given.profile, seed)
-                   for row in chosen for seed in row.seeds}  # fmt: skip
+                   for _, seed in each_seed(chosen)}  # fmt: skip
         if given.list:
             print(listing(chosen, cfg, sources))
         else:
             run_all(chosen, cfg, sources, given.budget_minutes, given.keep)
-            results = {(row.name, seed): rows.find_finished(row, cfg, seed, sources[seed])
-                       for row in table(cfg) for seed in row.seeds if seed in sources}  # fmt: skip
-            print("\n".join(analysis.findings(table(cfg), results, cfg)))
+            print("\n".join(analysis.findings(all_rows(cfg), rows.find_all(cfg, given.dataset, given.profile), cfg)))
     except (ValueError, artifacts.ArtifactError, assets.AssetError) as error:
         sys.exit(f"error: {error}")
 
@@ -68,7 +66,7 @@ def run_all(
         keep: copy each finished row to the committed results.
     """
     began, longest = time.perf_counter(), 0.0
-    for row, seed in [(row, seed) for row in chosen for seed in row.seeds]:
+    for row, seed in each_seed(chosen):
         found = rows.find_finished(row, cfg, seed, sources[seed])
         if found is not None and found.current:
             continue
@@ -86,7 +84,7 @@ def run_all(
 def listing(chosen: tuple[Row, ...], cfg: config.StudyConfig, sources: dict[int, artifacts.Run]) -> str:
     """One line a row and seed: its name, whether it is finished, and its question."""
     lines = []
-    for row, seed in [(row, seed) for row in chosen for seed in row.seeds]:
+    for row, seed in each_seed(chosen):
         found = rows.find_finished(row, cfg, seed, sources[seed])
         state = "not run" if found is None else "finished" if found.current else "of other code"
         lines.append(f"{row.name:<22} seed {seed}  {state:<13}  {row.question}")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from eestudy import artifacts, exit_policies, metrics, report
 from eestudy.ablations.rows import Finished
-from eestudy.ablations.table import MAIN, Row, static_depths
+from eestudy.ablations.table import MAIN, Row, each_seed, static_depths
 from eestudy.config import StudyConfig
 
 Results = Mapping[tuple[str, int], Finished | None]  # (row's name, seed) -> what was found
@@ -45,7 +45,7 @@ def curves(table: Sequence[Row], results: Results, cfg: StudyConfig) -> pd.DataF
         other code', 'not run': then one line without values a mode).
     """
     lines = []
-    for row, seed, mode in [(row, seed, mode) for row in table for seed in row.seeds for mode in row.modes]:
+    for (row, seed), mode in [(pair, mode) for pair in each_seed(table) for mode in pair[0].modes]:
         found, name = results.get((row.name, seed)), {"row": row.name, "seed": seed, "mode": mode}
         if found is None:
             lines.append(name | {"exit_layer": None, "metric": None, **NOT_RUN, "state": "not run"})
@@ -302,5 +302,5 @@ def sentence(line: Mapping) -> str:
     verdict = ("higher" if line["value"] > 0 else "lower") if sure else "no difference shown"
     stale = " Measured by other code than today's." if line["state"] != "finished" else ""
     return (f"{line['question']} AUC of {line['row']} {line['auc']:.3f}, of {line['compared_with']} at exit "
-            f"{line['at_exit']:.0f} {line['auc_compared']:.3f}: {line['value']:+.3f} (95 % interval {line['lo']:+.3f} to "
-            f"{line['hi']:+.3f}; adjusted p {line['p_holm']:.3f}): {verdict}.{stale}")
+            f"{line['at_exit']:.0f} {line['auc_compared']:.3f}: {line['value']:+.3f} (95 % interval "
+            f"{line['lo']:+.3f} to {line['hi']:+.3f}; adjusted p {line['p_holm']:.3f}): {verdict}.{stale}")

@@ -1,8 +1,8 @@
 """One row of the table: its prompts, its training, its scores and its record, in a folder of its own.
 
 What notebooks 01 to 03 have made is read from the study's run of the same seed. A row that was killed goes on from its
-training's checkpoint and its finished chunks. A finished row of the same fingerprint is not run again, be it in the run's
-folder or committed.
+training's checkpoint and its finished chunks. A finished row of the same fingerprint is not run again, be it in the
+run's folder or committed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from eestudy import artifacts, backbone, data, latency, prompts, scorer, training
-from eestudy.ablations.table import Row, settings_of
+from eestudy.ablations.table import Row, all_rows, each_seed, settings_of
 from eestudy.artifacts import Run
 from eestudy.config import StudyConfig
 from eestudy.training.model import LIBRARIES
@@ -190,6 +190,17 @@ def find_finished(row: Row, study: StudyConfig, seed: int, source: Run) -> Finis
     found = [_read(run.path(RESULT), run.path(SCORES), wanted),
              _read(kept.with_name(kept.name + ".json"), kept.with_name(kept.name + ".parquet"), wanted)]  # fmt: skip
     return max((one for one in found if one is not None), key=lambda one: one.current, default=None)
+
+
+def find_all(cfg: StudyConfig, dataset: str, profile: str) -> dict[tuple[str, int], Finished | None]:
+    """`find_finished` of the whole table, by (row's name, seed).
+
+    Args:
+        cfg: the study's own settings.
+        dataset, profile: of the study's runs, one a seed.
+    """
+    return {(row.name, seed): find_finished(row, cfg, seed, artifacts.open_run(dataset, profile, seed))
+            for row, seed in each_seed(all_rows(cfg))}  # fmt: skip
 
 
 def _read(record: Path, scores: Path, wanted: str) -> Finished | None:

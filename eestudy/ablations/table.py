@@ -6,7 +6,7 @@ adjustment for many comparisons counts all of them, those not run included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -43,7 +43,7 @@ class Row:
     datasets: tuple[str, ...] = ()
 
 
-def table(cfg: StudyConfig) -> tuple[Row, ...]:
+def all_rows(cfg: StudyConfig) -> tuple[Row, ...]:
     """All rows for a study's depth and dataset, the most telling first.
 
     Args:
@@ -53,6 +53,11 @@ def table(cfg: StudyConfig) -> tuple[Row, ...]:
                modes=("both", "none"), seeds=SEEDS)  # fmt: skip
     rows = (main, *_separate(), *_static(cfg), *_controls(), *_heads(cfg), *_prompts())
     return tuple(row for row in rows if not row.datasets or cfg.data.name in row.datasets)
+
+
+def each_seed(rows: Iterable[Row]) -> list[tuple[Row, int]]:
+    """Every row with each of its seeds, in order."""
+    return [(row, seed) for row in rows for seed in row.seeds]
 
 
 def _separate() -> tuple[Row, ...]:
@@ -96,12 +101,13 @@ def static_depths(cfg: StudyConfig) -> list[int]:
 def _controls() -> tuple[Row, ...]:
     """What must hurt, if depth, language and evidence are what the claims say they are."""
     return (
-        Row("random_backbone", "Does what the language model was taught matter?", {"backbone": {"random_weights": True}},
-            modes=("both", "none")),
+        Row("random_backbone", "Does what the language model was taught matter?",
+            {"backbone": {"random_weights": True}}, modes=("both", "none")),
         Row("shuffled_titles", "Are titles read, or would any do?", {"prompt": {"titles": "shuffled"}},
             modes=("both", "none")),
         Row("ids", "Do titles tell more than numbers would?", {"prompt": {"titles": "ids"}}, modes=("both", "none")),
-        Row("shuffled_evidence", "Is it the target's own evidence that counts?", {"prompt": {"shuffle_evidence": True}}),
+        Row("shuffled_evidence", "Is it the target's own evidence that counts?",
+            {"prompt": {"shuffle_evidence": True}}),
     )  # fmt: skip
 
 
