@@ -1,4 +1,4 @@
-"""Every row of the table can be run, resumes where it was killed, is done once, and is compared as declared beforehand."""
+"""Every row of the table can be run, resumes where it was killed, is done once, and is compared as declared."""
 
 import json
 
@@ -16,6 +16,7 @@ from eestudy.ablations.rows import Finished
 from eestudy.ablations.table import Row, static_depths
 
 TOKENIZER = toys.byte_tokenizer()
+STUDY = toys.study()
 
 
 def frames():
@@ -38,7 +39,7 @@ def source(tables, tmp_path, monkeypatch):
     monkeypatch.setenv("RUN_DIR", str(tmp_path / "run"))
     monkeypatch.setattr(artifacts, "reference_dir", lambda: tmp_path / "reference")
     monkeypatch.setattr(backbone, "load_tokenizer", lambda _: TOKENIZER)
-    monkeypatch.setattr(config, "load", lambda *_: toys.study())
+    monkeypatch.setattr(config, "load", lambda *_: STUDY)
     return toys.run_with(tables, tmp_path / "run/ml-100k/smoke/seed-0")
 
 
@@ -269,7 +270,6 @@ def test_year_and_genres_stand_behind_the_title_where_they_are_known(tables):
 
 def test_two_rows_from_end_to_end_killed_and_resumed(source, tmp_path, monkeypatch, capsys):
     asked = ["--profile", "smoke", "--only", "static_2", "--only", "only_none"]
-    monkeypatch.setattr(Row, "seeds", (0,), raising=False)
     chosen = [row_of("only_none"), row_of("static_2")]
     whole = toys.run_with(frames(), tmp_path / "run/ml-100k/whole/seed-0")
     wanted = {row.name: rows.run_row(row, toys.study(), 0, whole) for row in chosen}
@@ -289,11 +289,13 @@ def test_two_rows_from_end_to_end_killed_and_resumed(source, tmp_path, monkeypat
     assert calls[5] == 4, "it goes on after the checkpoint of step 3"
     for row in chosen:
         found = ablations.find_finished(row, toys.study(), 0, source)
-        assert found.current and found.record["changes"]["ablation.n_label_rows" if False else "data.n_label_rows"]
+        assert found.current and found.record["changes"]["data.n_label_rows"] == [120, 40]
         pd.testing.assert_frame_equal(found.scores, wanted[row.name].scores)
         assert set(found.scores["split"]) == {"validation", "test"} and set(found.scores["half"]) == {"select", ""}
         assert set(found.scores["mode"]) == set(row.modes)
-    assert "no evidence" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "== ablation only_none, seed 0: " in told and "Not run (main against" not in told
+    assert "Not run (only_both against only_none)." in told
     n_steps = len(calls)
     command.main(asked)  # what is finished is not run again
     assert len(calls) == n_steps
@@ -340,9 +342,9 @@ def test_a_committed_row_is_done_unless_its_scores_are_not_its_own(finished):
 
 def test_a_budget_begins_no_row_that_would_overrun_it(source, monkeypatch, capsys):
     monkeypatch.setattr(rows, "find_finished", lambda *_: None)
-    ran, clock = [], iter([0, 0, 0, 60, 60, 60, 60, 120, 120, 120, 120])
+    ran = []
     monkeypatch.setattr(rows, "run_row", lambda row, *_: ran.append(row.name))
-    monkeypatch.setattr(command.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(command.time, "perf_counter", lambda: 60.0 * len(ran))  # a minute a row
     command.run_all((Row("a", "?"), Row("b", "?"), Row("c", "?")), toys.study(), {0: source}, budget=2.5)
     assert ran == ["a", "b"] and "the next row would be c" in capsys.readouterr().out
 
@@ -369,9 +371,9 @@ def test_p_counts_the_smaller_side():
 def made_up(layers, skill, seed=0, n_users=60):
     """A finished row whose scores at each exit know the label as well as `skill` says."""
     rng, n = np.random.default_rng(5), n_users * 6
-    table = pd.DataFrame({"row": range(n), "user_id": np.arange(n) // 6, "request_id": np.arange(n) // 3, "mode": "both",
-                          "split": np.where(np.arange(n) % 6 < 3, "validation", "test"), "label": rng.integers(0, 2, n),
-                          "n_prefix_tokens": 60, "n_suffix_tokens": 20})
+    table = pd.DataFrame({"row": range(n), "user_id": np.arange(n) // 6, "request_id": np.arange(n) // 3,
+                          "mode": "both", "split": np.where(np.arange(n) % 6 < 3, "validation", "test"),
+                          "label": rng.integers(0, 2, n), "n_prefix_tokens": 60, "n_suffix_tokens": 20})
     table["half"] = np.where(table["split"] == "validation", "select", "")
     noise = np.random.default_rng(seed)
     for layer, know in zip(layers, skill, strict=True):
@@ -381,7 +383,7 @@ def made_up(layers, skill, seed=0, n_users=60):
 
 
 def test_comparisons_count_those_not_run_and_invent_nothing():
-    table = (Row("main", "?", compared_with=""), Row("good", "Better?"), Row("same", "Same?"), Row("missing", "Missing?"))
+    table = (Row("main", "?", compared_with=""), Row("good", "Better?"), Row("same", "Same?"), Row("missing", "More?"))
     results = {("main", 0): made_up((1, 2), (0, 0.5)), ("good", 0): made_up((1, 2), (0, 3), seed=1),
                ("same", 0): made_up((2,), (0.5,), seed=2)}
     found = analysis.compare_all(table, results, toys.study()).set_index("row")
@@ -391,10 +393,11 @@ def test_comparisons_count_those_not_run_and_invent_nothing():
         toys.study().policy.n_bootstrap)
     assert found.loc["good", "value"] == pytest.approx(gap["value"]) and found.loc["good", "lo"] == gap["ci95"][0]
     assert found.loc["good", "p_holm"] == pytest.approx(3 * found.loc["good", "p"])
-    assert found.loc["missing", ["value", "lo", "p", "p_holm"]].isna().all() and found.loc["missing", "state"] == "not run"
+    missing = found.loc["missing"]
+    assert missing[["value", "lo", "p", "p_holm"]].isna().all() and missing["state"] == "not run"
     told = analysis.findings(table, results, toys.study())
     assert told[0].startswith("Better? AUC of good 0.") and told[0].endswith("higher.")
-    assert told[1].endswith("no difference shown.") and told[2] == "Missing? Not run (missing against main)."
+    assert told[1].endswith("no difference shown.") and told[2] == "More? Not run (missing against main)."
 
 
 def test_curves_hold_every_exit_and_show_missing_rows():
@@ -416,7 +419,7 @@ def test_headline_entries_are_null_until_their_rows_are_run():
 
 
 def latency_table(ms):
-    return pd.DataFrame([{"contender": name, "workload": "drawn", "seconds": value / 1000} for name, value in ms.items()])
+    return pd.DataFrame([{"contender": name, "workload": "drawn", "seconds": t / 1000} for name, t in ms.items()])
 
 
 def test_the_rival_is_chosen_on_validation_among_those_no_slower():
@@ -428,11 +431,12 @@ def test_the_rival_is_chosen_on_validation_among_those_no_slower():
     policies = pd.DataFrame({"policy": ["static", "margin"], "split": "test", "selected": True,
                              "token_layer_fraction": [0.2, 0.5]})
     assert analysis.overhead(latency, policies, 6) == pytest.approx(1.5)
-    told = analysis.same_latency(results, cfg, latency, 1.0)
-    assert told["seeds"] == 1 and told["static_ms"][0] <= told["dynamic_ms"][0]
-    slower = analysis.same_latency(results, cfg, latency, 25 / told["dynamic_ms"][0])  # too little time for 3 layers
-    assert slower["rivals"] == ["static_2"] and slower["value"] > told["value"]
+    each_ms = analysis.same_latency(results, cfg, latency, 1.0)["dynamic_ms"][0]
+    told = analysis.same_latency(results, cfg, latency, 40 / each_ms)
+    assert told["seeds"] == 1 and told["dynamic_ms"][0] == pytest.approx(40) and told["static_ms"] == [30]
     assert told["rivals"] == ["static_3"] and told["value"] < 0
+    quick = analysis.same_latency(results, cfg, latency, 25 / each_ms)  # too little time for 3 layers
+    assert quick["rivals"] == ["static_2"] and quick["static_ms"] == [20] and quick["value"] > told["value"]
     assert analysis.same_latency(results, cfg, latency, 1e-3) is None
     assert analysis.same_latency({**results, ("static_2", 0): None}, cfg, latency, 1.0) is None
     assert analysis.same_latency(results, cfg, latency.iloc[:0], 1.0) is None
