@@ -349,10 +349,20 @@ def test_a_budget_begins_no_row_that_would_overrun_it(source, monkeypatch, capsy
     assert ran == ["a", "b"] and "the next row would be c" in capsys.readouterr().out
 
 
-def test_a_study_without_evidence_is_told_how_to_make_it(source):
-    source.path("evidence.parquet").unlink()
-    with pytest.raises(SystemExit, match="evidence.parquet is missing.*make reproduce"):
-        command.main(["--only", "only_none"])
+def test_a_row_waits_for_its_seeds_evidence_and_the_others_run(source, monkeypatch, capsys):
+    monkeypatch.setattr(rows, "find_finished", lambda *_: None)
+    ran = []
+    monkeypatch.setattr(rows, "run_row", lambda row, study, seed, _: ran.append((row.name, seed)))
+    sources = {seed: artifacts.open_run("ml-100k", "smoke", seed) for seed in (0, 1)}
+    command.run_all((Row("a", "?", seeds=(0, 1)), Row("b", "?")), STUDY, sources)
+    assert ran == [("a", 0), ("b", 0)]
+    assert "a, seed 1, waits for interactions.parquet, users.parquet" in capsys.readouterr().out
+
+
+def test_a_damaged_table_stops_the_row(source):
+    source.path("evidence.parquet").write_bytes(b"half of it")
+    with pytest.raises(SystemExit, match="evidence.parquet is damaged.*make reproduce"):
+        command.main(["--profile", "smoke", "--only", "only_none"])
 
 
 # --- what is told ---------------------------------------------------------------------------------------------

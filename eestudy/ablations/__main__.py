@@ -70,6 +70,9 @@ def run_all(
         found = rows.find_finished(row, cfg, seed, sources[seed])
         if found is not None and found.current:
             continue
+        if missing := rows.missing_tables(sources[seed]):
+            print(f"== ablation {row.name}, seed {seed}, waits for {', '.join(missing)}: {sources[seed].command}")
+            continue
         if budget is not None and time.perf_counter() - began + longest > 60 * budget:
             print(f"== the budget of {budget:g} minutes is used; the next row would be {row.name}, seed {seed}")
             return

@@ -47,6 +47,11 @@ def open_row(source: Run, row: Row, seed: int) -> Run:
     return Run(source.root.parent / "ablations" / f"{row.name}-{seed}", source.dataset, source.profile, seed)
 
 
+def missing_tables(source: Run) -> list[str]:
+    """Which of the tables that rows read the study's run lacks."""
+    return [f"{name}.parquet" for name in TABLES if artifacts.artifact_hash(source, f"{name}.parquet") is None]
+
+
 def row_fingerprint(cfg: StudyConfig, row: Row, source: Run) -> str:
     """Hash of what a row's result depends on and what is the same on every machine: settings, data, sources, versions.
 
