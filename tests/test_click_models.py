@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from transformers import BertConfig, BertModel
 
 from eestudy import click_models, metrics, retriever
+from eestudy.click_models import fitting
 from eestudy.config import ClickModelsConfig
 
 QUICK = ClickModelsConfig(
@@ -242,9 +243,9 @@ def test_fitting_repeats_and_leaves_the_global_generator_alone(fitted):
 def test_the_trial_of_highest_auc_on_the_selection_half_is_chosen(fitted):
     rows, _, table = fitted
     material = click_models.prepare(rows, click_models.earlier_clicks(rows, 4), SHAPE, NUMBERS, TEXT, 4, "all")
-    found = [click_models.fit_numbers("boosted_text", material, trial, 0) for trial in QUICK.boosted_trials]
+    found = [click_models.fit_numbers("logistic_text", material, trial, 0) for trial in QUICK.logistic_trials]
     best = max(found, key=lambda one: one.select_auc)
-    line = table[(table["model"] == "boosted_text") & (table["training"] == "all")].iloc[0]
+    line = table[(table["model"] == "logistic_text") & (table["training"] == "all")].iloc[0]
     assert line["setting"] == best.setting and line["auc_validation"] == best.select_auc
     assert len({one.select_auc for one in found}) == 2
 
@@ -281,6 +282,16 @@ def test_every_model_is_tried_as_often():
     declared = ClickModelsConfig()
     assert len({len(click_models.trials_of(name, declared))
                 for name in (*click_models.NETWORKS, *click_models.NUMBER_MODELS)}) == 1  # fmt: skip
+
+
+def test_a_pass_over_many_rows_holds_the_ones_with_numbers():
+    rows = world()
+    material = click_models.prepare(rows, click_models.earlier_clicks(rows, 4), SHAPE, NUMBERS, TEXT, 4, "same")
+    n_told, n_train = len(material.told), len(material.train)
+    for most in (2 * n_told + 10, n_told, 10 * n_train):
+        drawn = fitting._rows_of_pass(material, most, torch.Generator().manual_seed(0)).numpy()
+        assert len(drawn) == len(set(drawn)) == min(most, n_train) and set(drawn) <= set(material.train)
+        assert len(set(drawn) & set(material.told)) == (n_told if most > n_told else most // 2)
 
 
 # --- sentences ---
