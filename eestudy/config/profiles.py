@@ -10,6 +10,7 @@ PROFILES: dict[str, dict[str, dict]] = {
         "click_models": {"max_passes": 2, "network_trials": ((8, 1e-2, 1e-4, 0.0),), "boosted_trials": ((4, 0.1, 20),),
                          "logistic_trials": ((1.0, 1),)},
         "retriever": {"embedding_dim": 8, "epochs": 2, "batch_size": 1024},
+        "retrievers": {"n_llm_rows": 30, "n_lookups": 4, "n_history": 3},
         "prompt": {"n_history": 3},
         "backbone": {"source": "random-llama"},
         "heads": {"exit_layers": (1, 2, 3, 4, 5, 6), "lora_rank": 2, "lora_alpha": 4, "evaluations": 2,

@@ -176,6 +176,15 @@ class RetrieverConfig(Section):
     top_k: int = Field(20, description="cut-off of recall and NDCG")
 
 
+class RetrieversConfig(Section):
+    """What `make retrievers` measures, and on how much."""
+
+    n_llm_rows: Count | None = Field(1000, description="judged test rows, by whole requests, that the LLM reads with "
+                                     "every retriever's evidence; None = all")
+    n_lookups: Count = Field(100, description="requests whose look-ups are timed")
+    n_history: Count = Field(8, description="latest titles in the text that the LLM retriever reads of a user")
+
+
 class PromptConfig(Section):
     """What the LLM reads, and how much of it."""
 
@@ -281,6 +290,7 @@ class StudyConfig(Section):
     baselines: BaselineConfig = BaselineConfig()
     click_models: ClickModelsConfig = ClickModelsConfig()
     retriever: RetrieverConfig = RetrieverConfig()
+    retrievers: RetrieversConfig = RetrieversConfig()
     prompt: PromptConfig = PromptConfig()
     backbone: BackboneConfig = BackboneConfig()
     heads: HeadsConfig = HeadsConfig()

@@ -25,7 +25,7 @@ REQUIRED = ("metrics.json", "head_scores.parquet", "baseline_scores.parquet", "e
             "latency.csv", "policies.csv", "tradeoff.csv", "depth_curves.csv", "report.md", "report.html")  # fmt: skip
 OPTIONAL = ("click_model_scores.parquet", "click_models.csv", "classic_gains.csv", "training.csv",
             "selected_policy.json", "choices.json", "environment.json", "durations.json",
-            *artifacts.BENCH)  # fmt: skip
+            artifacts.RETRIEVERS, *artifacts.BENCH)  # fmt: skip
 PACKAGES = ("torch", "transformers", "torch_geometric", "peft", "accelerate", "faiss-cpu", "numpy", "pandas",
             "scikit-learn", "matplotlib")  # fmt: skip
 LEFT_OUT = "[left out of the reference: the number of rows with titles is limited]\n"
