@@ -231,9 +231,8 @@ def train_lightgcn(
         embedding_dim, n_layers: D, and the propagation steps.
         epochs, batch_size: passes over the M edges; edges per step at least, each with one sampled negative.
         lr, lambda_reg: Adam's learning rate; weight of the L2 penalty on the batch's embeddings.
-        seed, max_steps: of initial values, order and negatives; steps of an epoch, at most.
+        seed, max_steps, last_layer_only: of all that is drawn; steps of an epoch, at most; see `make_model`.
         after_epoch: called with the number (from 0) and the mean loss of each epoch that is done.
-        last_layer_only: see `make_model`.
 
     Returns:
         user_emb [U, D] and item_emb [I, D] float32, mean over layers or the last; mean BPR loss per epoch.
@@ -249,8 +248,7 @@ def train_lightgcn(
     multiply, size = _multiplication(edges, n_users, n_items), max(batch_size, -(-edges.shape[1] // max_steps))
     with _deterministic(seed):
         model = make_model(n_users, n_items, embedding_dim, n_layers, last_layer_only)
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-        draw = _sampler(edges, n_users, n_items, size, rng)
+        optimizer, draw = torch.optim.Adam(model.parameters(), lr=lr), _sampler(edges, n_users, n_items, size, rng)
         for epoch in progress(range(epochs), "LightGCN", unit="epoch"):
             losses.append(_epoch(model, optimizer, multiply, draw(), lambda_reg))
             after_epoch(epoch, losses[-1])

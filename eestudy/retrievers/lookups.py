@@ -79,7 +79,8 @@ def updates(material: Material, vectors: Mapping[str, Vectors], model, tokenizer
 
     found = {"llm": read, "cosine on ratings": rated, **{name: average(name) for name in plain}}
     found |= {name: fold(name) for name in vectors if name.startswith("graph")}
-    return found | {"random": lambda asked: vectors["random"].users[asked.user]}
+    found["random"] = lambda asked: vectors["random"].users[asked.user]
+    return {name: make for name, make in found.items() if name in vectors}
 
 
 def contenders(

@@ -98,7 +98,7 @@ def graph_vectors(material: Material, costs: dict[str, float], wanted: str) -> d
     costs["graph"] = train_graph(material, False, wanted)[2]
     last_users, last_items, costs["graph, last layer"] = train_graph(material, True, wanted)
     folded, degree = users.copy(), line_counts(material)
-    own = material.lines.groupby("user_id")["item_id"].agg(np.array)
+    own = {user: items_of.to_numpy() for user, items_of in material.lines.groupby("user_id")["item_id"]}
     for user in material.asked["user_id"].unique():
         folded[user] = retriever.fold_in(items, degree, own.get(user, np.zeros(0, np.int64)))
     return {"graph": Vectors(users, items, "graph", "graph"),
