@@ -111,6 +111,16 @@ def _one_pass(network, optimizer, material: Material, target: torch.Tensor, batc
         optimizer.step()
 
 
+def _rows_of_pass(material: Material, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Places of at most `most` rows, in random order; rows with numbers are first served, up to half of the places."""
+    told, train = torch.from_numpy(material.told), torch.from_numpy(material.train)
+    if len(train) > most:
+        blank = torch.from_numpy(np.setdiff1d(material.train, material.told))
+        told = told[torch.randperm(len(told), generator=generator)][: most // 2]
+        train = torch.cat([told, blank[torch.randperm(len(blank), generator=generator)][: most - len(told)]])
+    return train[torch.randperm(len(train), generator=generator)]
+
+
 def _network_predict(network, fields: dict[str, torch.Tensor]) -> Predict:
     def predict(places: np.ndarray) -> np.ndarray:
         network.eval()
@@ -137,13 +147,13 @@ def fit_network(name: str, material: Material, trial: Sequence, settings: ClickM
     start, (dim, lr, weight_decay, dropout) = time.perf_counter(), trial
     network = make_network(name, material.sizes, dim, dropout, settings.hidden, seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
-    generator, train = torch.Generator().manual_seed(seed), torch.from_numpy(material.train)
-    target, predict = torch.from_numpy(material.label.astype(np.float32)), _network_predict(network, material.fields)
+    generator, target = torch.Generator().manual_seed(seed), torch.from_numpy(material.label.astype(np.float32))
+    predict = _network_predict(network, material.fields)
     best, best_pass, kept = -1.0, 0, {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout draws from the global generator
         for number in range(1, settings.max_passes + 1):
-            order = train[torch.randperm(len(train), generator=generator)][: settings.rows_per_pass]
+            order = _rows_of_pass(material, settings.rows_per_pass, generator)
             n_batches = -(-len(order) // settings.batch_size)  # of equal size: none has one row alone
             _one_pass(network, optimizer, material, target, order.tensor_split(n_batches))
             if (value := _select_auc(material, predict)) > best:

@@ -125,15 +125,16 @@ def fit_all(
     for model, training in progress(plan, "click models", unit="model"):
         fitted, seconds = best_of_trials(model, material[training], settings, seed)
         scores[column_name(model, training)] = fitted.predict(asked)
-        batch_us, single_us = microseconds(fitted.predict, asked)
-        learned = material[training].train if model in NETWORKS else material[training].told
-        table.append({
-            "model": model, "training": training, "features": _features(model), "n_rows": len(learned),
-            "n_trials": len(trials_of(model, settings)), "setting": fitted.setting,
-            "auc_validation": fitted.select_auc, "training_s": fitted.seconds, "tuning_s": seconds,
-            "batch_us": batch_us, "single_us": single_us,
-        })  # fmt: skip
+        rows_learned = material[training].train if model in NETWORKS else material[training].told
+        table.append({"model": model, "training": training, "features": _features(model), "n_rows": len(rows_learned),
+                      "n_trials": len(trials_of(model, settings)), **_cost(fitted, seconds, asked)})  # fmt: skip
     return pd.DataFrame(scores), pd.DataFrame(table)
+
+
+def _cost(fitted: Fitted, seconds: float, asked: np.ndarray) -> dict:
+    batch_us, single_us = microseconds(fitted.predict, asked)
+    return {"setting": fitted.setting, "auc_validation": fitted.select_auc, "training_s": fitted.seconds,
+            "tuning_s": seconds, "batch_us": batch_us, "single_us": single_us}  # fmt: skip
 
 
 def _features(model: str) -> str:

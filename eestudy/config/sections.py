@@ -138,11 +138,11 @@ class ClickModelsConfig(Section):
     hidden: tuple[Count, ...] = Field((64, 32), description="hidden layers of the networks that have any")
     batch_size: int = Field(2048, ge=2, description="rows per step")
     rows_per_pass: Count = Field(80_000, description="rows between two looks at validation, at most; drawn anew")
-    max_passes: Count = Field(6, description="upper bound; the best pass on validation is kept")
+    max_passes: Count = Field(8, description="upper bound; the best pass on validation is kept")
     patience: Count = Field(2, description="passes without a better AUC on validation before training stops")
     network_trials: tuple[tuple[int, float, float, float], ...] = Field(
-        ((8, 1e-2, 1e-4, 0.2), (8, 3e-3, 1e-4, 0.0), (16, 1e-2, 1e-3, 0.0), (16, 3e-3, 1e-3, 0.2), (8, 1e-2, 1e-3, 0.2),
-         (16, 1e-2, 3e-3, 0.2)), min_length=1, description="length of vectors, Adam learning rate, L2 penalty, dropout"
+        ((8, 1e-2, 1e-4, 0.0), (8, 3e-3, 1e-4, 0.0), (16, 1e-2, 1e-3, 0.0), (8, 1e-2, 3e-3, 0.5), (8, 1e-2, 1e-2, 0.2),
+         (8, 1e-2, 3e-2, 0.2)), min_length=1, description="length of vectors, Adam learning rate, L2 penalty, dropout"
     )  # fmt: skip
     boosted_trials: tuple[tuple[int, float, int], ...] = Field(
         ((8, 0.05, 100), (4, 0.05, 100), (16, 0.05, 100), (4, 0.05, 300), (8, 0.02, 300), (2, 0.1, 300)),
