@@ -10,6 +10,7 @@ import toys
 
 from eestudy import artifacts, backbone, metrics, prompts, retriever, retrievers, scorer, training
 from eestudy.backbone import encoding
+from eestudy.report.retrieval import retrieval_sentences
 from eestudy.retriever import roster, told
 from eestudy.retrievers import __main__ as step
 from eestudy.retrievers import lookups, material, reading, table, vectors
@@ -467,13 +468,35 @@ def test_entries_hold_both_sides_of_the_comparison(measured):
     _, line = measured
     found = {item["name"]: item for item in told.retriever_entries(line)}
     assert len(found) == len(told.retriever_entries(line))
-    gap = found["auc_llm_gcn_minus_llm_retriever"]
+    gap = found["auc_llm_reading_gcn_minus_llm_retriever"]
     assert gap["value"] == pytest.approx(line.loc["gcn", "auc_llm"] - line.loc["llm", "auc_llm"], abs=1e-5)
     assert gap["ci95"][0] <= gap["value"] <= gap["ci95"][1]
     ratio = found["retriever_lookup_ratio_llm_vs_gcn"]
     assert (ratio["kind"], ratio["unit"]) == ("time", "ratio") and ratio["value"] > 1
     assert ratio["value"] == pytest.approx(line.loc["llm", "after_ms_p50"] / line.loc["gcn", "after_ms_p50"], rel=1e-4)
-    assert "auc_alone_retriever_none" not in found and "auc_llm_retriever_none" in found
+    assert "auc_alone_retriever_none" not in found and "auc_llm_reading_retriever_none" in found
+
+
+@pytest.mark.parametrize(("ends", "word"), [((0.01, 0.03), "better"), ((-0.03, -0.01), "worse"),
+                                            ((-0.01, 0.02), "no difference shown")])  # fmt: skip
+def test_the_report_says_who_wins_only_where_the_interval_does(ends, word):
+    def entry(value, ci95):
+        return {"value": value, "ci95": list(ci95) if ci95 else None}
+
+    values = {"auc_alone_gcn_minus_llm_retriever": entry(0.02, (0.01, 0.03)),
+              "auc_llm_reading_gcn_minus_llm_retriever": entry(sum(ends) / 2, ends),
+              "retriever_lookup_ratio_llm_vs_gcn": entry(4321.4, (4000.0, 4600.0))}  # fmt: skip
+    (said,) = retrieval_sentences(values)
+    assert f"reads the histories: {word}, " in said and "4,321 [4,000, 4,600] times" in said
+    assert retrieval_sentences({**values, "retriever_lookup_ratio_llm_vs_gcn": entry(4321.4, None)}) == []
+    for name in values:
+        assert retrieval_sentences({key: value for key, value in values.items() if key != name}) == []
+
+
+def test_the_finding_names_whom_to_ask_with_every_interval(measured):
+    _, line = measured
+    said = retriever.ways_sentence(line)
+    assert said.count("[") == 11 and line.loc[line["auc_llm"].idxmax(), "words"] in said and "nan" not in said
 
 
 def test_the_table_is_told_where_it_is_of_this_run(measured, monkeypatch, tmp_path):

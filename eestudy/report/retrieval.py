@@ -65,7 +65,7 @@ def _popularity(values: dict) -> str:
 
 def _against_llm(values: dict) -> str:
     """The graph's neighbours against those that an LLM finds by reading the histories."""
-    alone, read = (values.get(f"auc_{kind}_gcn_minus_llm_retriever") for kind in ("alone", "llm"))
+    alone, read = (values.get(f"auc_{kind}_gcn_minus_llm_retriever") for kind in ("alone", "llm_reading"))
     ratio = values.get("retriever_lookup_ratio_llm_vs_gcn")
     if any(item is None or item["ci95"] is None for item in (alone, read, ratio)):
         return ""

@@ -47,16 +47,16 @@ def retriever_entries(table: pd.DataFrame) -> list[dict]:
         Of every way the AUC of its neighbours alone and of the LLM reading them, and the LLM's log loss; the graph
         against the paper's LLM retriever in both; and how many times longer the latter takes after a new interaction.
     """
-    found = []
+    found, names = [], {"auc_alone": "auc_alone", "auc_llm": "auc_llm_reading", "log_loss_llm": "log_loss_llm_reading"}
     for way, row in table.iterrows():
         for column, unit, n in (("auc_alone", "AUC", "n_alone"), ("auc_llm", "AUC", "n_llm"),
                                 ("log_loss_llm", "nats", "n_llm")):  # fmt: skip
             if np.isfinite(row[column]):
-                found.append(_entry(f"{column}_retriever_{way}", row, column, unit, row[n]))
+                found.append(_entry(f"{names[column]}_retriever_{way}", row, column, unit, row[n]))
     llm = table.loc["llm"]
     for column, n in (("auc_alone", "n_alone"), ("auc_llm", "n_llm")):  # the table has them the other way round
         ends = (-llm[f"{column}_minus_hi"], -llm[f"{column}_minus_lo"])
-        found.append(metric(f"{column}_gcn_minus_llm_retriever", -llm[f"{column}_minus"], "AUC",
+        found.append(metric(f"{names[column]}_gcn_minus_llm_retriever", -llm[f"{column}_minus"], "AUC",
                             ci95=ends if np.isfinite(ends).all() else None, n=llm[n]))  # fmt: skip
     for column, name in (("ratio", "retriever_lookup_ratio_llm_vs_gcn"),
                          ("request_ratio", "retriever_request_ratio_llm_vs_gcn")):  # fmt: skip
