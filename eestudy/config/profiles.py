@@ -7,6 +7,8 @@ PROFILES: dict[str, dict[str, dict]] = {
         "data": {"max_users": 80, "max_candidates": 6, "n_label_rows": 120, "n_select_rows": 80,
                  "n_risk_rows": 40, "n_test_rows": 120},
         "baselines": {"mf_epochs": 3},
+        "click_models": {"max_passes": 2, "network_trials": ((8, 1e-2, 1e-4, 0.0),), "boosted_trials": ((4, 0.1, 20),),
+                         "logistic_trials": ((1.0, 1),)},
         "retriever": {"embedding_dim": 8, "epochs": 2, "batch_size": 1024},
         "prompt": {"n_history": 3},
         "backbone": {"source": "random-llama"},

@@ -130,6 +130,36 @@ class BaselineConfig(Section):
     mf_batch_size: int = Field(1024, description="rows per step")
 
 
+class ClickModelsConfig(Section):
+    """Classic click models, and the settings tried for each: as many for one as for another."""
+
+    n_history: Count = Field(10, description="clicks of the user before the row that DIN reads, the latest")
+    n_bins: int = Field(10, ge=2, description="bins of equal size into which networks read each number")
+    hidden: tuple[Count, ...] = Field((64, 32), description="hidden layers of the networks that have any")
+    batch_size: int = Field(2048, ge=2, description="rows per step")
+    rows_per_pass: Count = Field(80_000, description="rows between two looks at validation, at most; drawn anew")
+    max_passes: Count = Field(6, description="upper bound; the best pass on validation is kept")
+    patience: Count = Field(2, description="passes without a better AUC on validation before training stops")
+    network_trials: tuple[tuple[int, float, float, float], ...] = Field(
+        ((8, 1e-2, 1e-4, 0.2), (8, 3e-3, 1e-4, 0.0), (16, 1e-2, 1e-3, 0.0), (16, 3e-3, 1e-3, 0.2), (8, 1e-2, 1e-3, 0.2),
+         (16, 1e-2, 3e-3, 0.2)), min_length=1, description="length of vectors, Adam learning rate, L2 penalty, dropout"
+    )  # fmt: skip
+    boosted_trials: tuple[tuple[int, float, int], ...] = Field(
+        ((8, 0.05, 100), (4, 0.05, 100), (16, 0.05, 100), (4, 0.05, 300), (8, 0.02, 300), (2, 0.1, 300)),
+        min_length=1, description="leaves of a tree, learning rate, trees"
+    )
+    logistic_trials: tuple[tuple[float, int], ...] = Field(
+        ((1.0, 1), (0.1, 1), (0.01, 1), (1.0, 2), (0.1, 2), (0.01, 2)),
+        min_length=1, description="inverse penalty C, degree of the features' products"
+    )
+
+    @model_validator(mode="after")
+    def _tries_as_often(self) -> ClickModelsConfig:
+        if len({len(self.network_trials), len(self.boosted_trials), len(self.logistic_trials)}) > 1:
+            raise ValueError("network_trials, boosted_trials and logistic_trials must be equally many")
+        return self
+
+
 class RetrieverConfig(Section):
     """LightGCN and what is looked up with it."""
 
@@ -263,6 +293,7 @@ class StudyConfig(Section):
     seed: int
     data: DataConfig
     baselines: BaselineConfig = BaselineConfig()
+    click_models: ClickModelsConfig = ClickModelsConfig()
     retriever: RetrieverConfig = RetrieverConfig()
     prompt: PromptConfig = PromptConfig()
     backbone: BackboneConfig = BackboneConfig()

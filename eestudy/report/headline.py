@@ -21,6 +21,8 @@ HEADLINE = (
     "auc_full_depth_retrieval", "gauc_full_depth_retrieval", "auc_full_depth_similar_users_only",
     "auc_full_depth_no_retrieval", "auc_retrieval_gain", "auc_best_trivial_baseline", "auc_best_baseline",
     "auc_llm_minus_item_plus_user_mean", "auc_llm_minus_evidence_model", "gauc_llm_minus_evidence_model",
+    "auc_llm_minus_best_classic_same_labels", "auc_llm_minus_best_classic_all_labels",
+    "auc_stacked_minus_best_classic_all_labels",
     "auc_early_exit", "auc_early_exit_minus_full_depth", "auc_static_same_cost",
     "auc_dynamic_minus_static_same_cost", "layer_of_95_percent_of_gain_with_evidence",
     "layer_of_95_percent_of_gain_without_evidence", "log_loss_early_exit", "ece_early_exit", "mean_exit_fraction",

@@ -23,7 +23,8 @@ from eestudy.report.narrative import examples
 BASE = artifacts.reference_dir()
 REQUIRED = ("metrics.json", "head_scores.parquet", "baseline_scores.parquet", "evidence_model_scores.parquet",
             "latency.csv", "policies.csv", "tradeoff.csv", "depth_curves.csv", "report.md", "report.html")  # fmt: skip
-OPTIONAL = ("training.csv", "selected_policy.json", "risk.csv", "choices.json", "environment.json", "durations.json",
+OPTIONAL = ("click_model_scores.parquet", "click_models.csv", "classic_gains.csv", "training.csv",
+            "selected_policy.json", "risk.csv", "choices.json", "environment.json", "durations.json",
             *artifacts.BENCH)  # fmt: skip
 PACKAGES = ("torch", "transformers", "torch_geometric", "peft", "accelerate", "faiss-cpu", "numpy", "pandas",
             "scikit-learn", "matplotlib")  # fmt: skip

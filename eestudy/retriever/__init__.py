@@ -21,13 +21,22 @@ from eestudy.retriever.graph import (
 )
 from eestudy.retriever.matches import add_digits, match_evidence, split_matches, taken_by_neighbors
 from eestudy.retriever.search import build_index, lookup_times, neighbors, search
-from eestudy.retriever.titles import TITLE_FEATURES, split_titles, title_evidence, title_similarity
+from eestudy.retriever.sentences import sentence_similarity, sentence_vectors
+from eestudy.retriever.titles import (
+    SENTENCE_FEATURES,
+    TITLE_FEATURES,
+    split_titles,
+    title_evidence,
+    title_similarity,
+)
 
 __all__ = [
-    "FEATURES", "MATCH_FEATURES", "MOST_IN_TABLE", "Retriever", "TITLE_FEATURES", "add_digits",
+    "FEATURES", "MATCH_FEATURES", "MOST_IN_TABLE", "Retriever", "SENTENCE_FEATURES",
+    "TITLE_FEATURES", "add_digits",
     "bipartite_edges", "build_evidence", "build_index",
     "evidence_model_scores", "graph_interactions", "graph_retriever", "lookup_times", "make_model",
     "match_evidence", "neighbors", "propagation_matrix", "rank_items", "rating_matrix", "rival_retrievers",
-    "search", "split_evidence", "split_matches", "split_titles", "taken_by_neighbors",
+    "search", "sentence_similarity", "sentence_vectors", "split_evidence", "split_matches", "split_titles",
+    "taken_by_neighbors",
     "title_evidence", "title_similarity", "train_lightgcn", "vector_similarity",
 ]  # fmt: skip

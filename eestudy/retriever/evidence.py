@@ -54,7 +54,8 @@ def rating_matrix(allowed: pd.DataFrame, n_users: int, n_items: int) -> np.ndarr
     return csr_array(entries, shape=shape).toarray()
 
 
-def _table_similarity(vectors: np.ndarray) -> Similarity:
+def table_similarity(vectors: np.ndarray) -> Similarity:
+    """`vector_similarity` looked up in a table of all pairs. Args: vectors [N, D], N in the thousands at most."""
     unit = normalise(vectors)
     table = unit @ unit.T  # [N, N]: where vectors are about as long as N, cheaper than one product per pair
     return lambda left, right: table[left, right]
@@ -88,7 +89,7 @@ def rival_retrievers(
     rivals = [random, Retriever("most active", *by_count, by_count[1])]
     if stars and max(n_users, n_items) <= MOST_IN_TABLE:
         ratings = rating_matrix(allowed, n_users, n_items)
-        rivals.append(Retriever("cosine on ratings", _table_similarity(ratings), _table_similarity(ratings.T)))
+        rivals.append(Retriever("cosine on ratings", table_similarity(ratings), table_similarity(ratings.T)))
     return rivals
 
 
