@@ -135,7 +135,7 @@ def test_the_form_of_reviews_implies_stars_and_times(tmp_path, form):
     path = tmp_path / "big.toml"
     path.write_text(f'[data]\ndataset = "amazon-beauty"\nform = "{form}"\n')
     cfg, plain = config.load(str(path)), config.load("ml-1m")
-    same = {"form": form, "name": "amazon-beauty", "item_noun": "product"}
+    same = {"form": form, "name": "amazon-beauty", "item_noun": "product", "n_label_rows": 6000}  # the default
     assert cfg.data == plain.data.model_copy(update=same)
     assert cfg.heads == plain.heads and cfg.report == plain.report
     assert config.load("amazon-beauty").data.label_rule == "sampled-negatives"
