@@ -621,6 +621,18 @@ def test_readme_answer_says_no_more_than_the_intervals(built):
     assert readme.readme_answer({"metrics": found[:3], "headline": {}}) == "Not all of it is measured yet."
 
 
+def test_readme_tells_how_other_datasets_fare_and_judges_by_their_intervals():
+    def measured(dataset, loss, low, high):
+        entries = [artifacts.metric("throughput_ratio_early_exit_vs_plain_as_they_come", 2.0, "ratio", ci95=(1.0, 3.0)),
+                   artifacts.metric("auc_early_exit_minus_full_depth", loss, "AUC", ci95=(low, high))]
+        return {"dataset": dataset, "metrics": entries}
+
+    found = [measured("a", -0.1, -0.2, -0.05), measured("b", 0.0, -0.1, 0.1), {"dataset": "c", "metrics": []}]
+    text = readme.readme_elsewhere(found, "b")
+    assert "a 2.0 [1.0, 3.0] times, worse in AUC (-0.100 [-0.200, -0.050])" in text and "no difference" not in text
+    assert "no difference shown" in readme.readme_elsewhere(found, "a") and not readme.readme_elsewhere(found[2:], "a")
+
+
 # --- all datasets ---
 
 

@@ -311,8 +311,10 @@ def _read_json(database, name: str, file: TableFile) -> pd.DataFrame:
 
 def _refuse_absent(database, name: str, file: TableFile) -> None:
     """Where no object has a key, it is misspelt."""
-    for ours, theirs in file.columns.items():
-        if database.execute(f"select count(*) > 0 and bool_and({ours} = '') from {name}").fetchone()[0]:
+    absent = ", ".join(f"bool_and({ours} = '')" for ours in file.columns)
+    for (ours, theirs), is_absent in zip(file.columns.items(), database.execute(
+            f"select {absent} from {name}").fetchone(), strict=True):  # fmt: skip
+        if is_absent:
             raise DataError(f"{file.path.name}, row 1: no row says {theirs!r}. It is needed as {ours}; the first row "
                             f"is {read_header(replace(file, delimiter=NO_DELIMITER))[0][:200]}")  # fmt: skip
 

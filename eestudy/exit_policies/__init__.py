@@ -29,7 +29,6 @@ from eestudy.exit_policies.losses import (
     user_pairs,
 )
 from eestudy.exit_policies.routers import (
-    agrees,
     around_cost,
     budget_exit_index,
     first_sure_exit,
@@ -44,6 +43,7 @@ from eestudy.exit_policies.rules import (
     Policy,
     PolicyInputError,
     agreeing_heads,
+    agrees,
     centred_confidence,
     consistent_ratio,
     exits_seen,

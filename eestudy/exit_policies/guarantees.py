@@ -154,9 +154,14 @@ def controlled_threshold(
         costs: [m] token-layers.
         epsilon, delta, procedure: see `allowed`.
     """
-    passed = allowed(losses, np.ones((1, len(losses))), epsilon, delta, procedure)
-    place = int(cheapest(passed, costs)[0])
-    return None if place < 0 else float(thresholds[place])
+    place = _controlled(losses, costs, epsilon, delta, procedure)
+    return None if place is None else float(thresholds[place])
+
+
+def _controlled(losses: np.ndarray, costs: np.ndarray, epsilon: float, delta: float, procedure: str) -> int | None:
+    """The place of `controlled_threshold` in the sequence."""
+    place = int(cheapest(allowed(losses, np.ones((1, len(losses))), epsilon, delta, procedure), costs)[0])
+    return None if place < 0 else place
 
 
 def least_users(epsilon: float, delta: float) -> int:
@@ -234,9 +239,9 @@ def real_risk(
     rows = []
     for procedure in PROCEDURES:
         for epsilon in epsilons:
-            threshold = controlled_threshold(thresholds, calibration, costs, epsilon, delta, procedure)
-            row = {"procedure": procedure, "epsilon": epsilon, "n_users": len(calibration), "threshold": threshold}
-            place = None if threshold is None else int(np.flatnonzero(thresholds == threshold)[0])
+            place = _controlled(calibration, costs, epsilon, delta, procedure)
+            row = {"procedure": procedure, "epsilon": epsilon, "n_users": len(calibration),
+                   "threshold": None if place is None else float(thresholds[place])}  # fmt: skip
             rows.append(row | _risk_at(place, calibration, later, costs, n_bootstrap, seed))
     return pd.DataFrame(rows).astype({"threshold": float})
 

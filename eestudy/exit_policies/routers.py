@@ -18,14 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eestudy.exit_policies.losses import costs_at
-from eestudy.exit_policies.rules import Policy, PolicyInputError, agreeing_heads, logit
+from eestudy.exit_policies.rules import Policy, PolicyInputError, agreeing_heads, agrees, logit
 from eestudy.exit_policies.selection import head_matrix
-
-
-def agrees(p_yes: np.ndarray, base_rate: float) -> np.ndarray:
-    """Whether each head says yes or no like the last one: [n, E] -> [n, E] bool; the last column is true."""
-    side = np.asarray(p_yes) > base_rate
-    return side == side[:, -1:]
 
 
 def first_sure_exit(sureness: np.ndarray, threshold: float) -> np.ndarray:

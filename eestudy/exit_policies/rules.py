@@ -86,14 +86,18 @@ def consistent_ratio(p: np.ndarray, patience: int) -> np.ndarray:
     return np.where(same_side & (p.shape[1] >= patience), np.abs(ratio).min(1), FIRST_EXIT)
 
 
+def agrees(p: np.ndarray, base_rate: float) -> np.ndarray:
+    """Whether each head says yes or no like the last one given: [n, E] -> [n, E] bool; the last column is true."""
+    side = np.asarray(p) > base_rate
+    return side == side[:, -1:]
+
+
 def agreeing_heads(p: np.ndarray, base_rate: float) -> np.ndarray:
     """Number of consecutive heads, the current one included, on the current one's side of the base rate. [n] int.
 
     Source: PABEE (Zhou et al. 2020), which counts agreements: its patience is this number minus 1.
     """
-    side = p > base_rate  # [n, e+1]
-    same = side == side[:, -1:]
-    return np.logical_and.accumulate(same[:, ::-1], axis=1).sum(1)
+    return np.logical_and.accumulate(agrees(p, base_rate)[:, ::-1], axis=1).sum(1)
 
 
 def patient_confidence(p: np.ndarray, base_rate: float, patience: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eestudy.exit_policies.rules import FIRST_EXIT, LAST_EXIT, Policy
+from eestudy.exit_policies.rules import FIRST_EXIT, LAST_EXIT, Policy, agreeing_heads
 
 
 def exit_index(policy: Policy, p_yes: np.ndarray, threshold: float, min_exit: int = 0) -> np.ndarray:
@@ -78,6 +78,4 @@ def oracle_exit_index(p_yes: np.ndarray, base_rate: float) -> np.ndarray:
 
     Looks ahead, so it is offline only: a bound on what a rule that keeps full depth's decisions could save.
     """
-    side = np.asarray(p_yes) > base_rate  # [n, E]
-    same = (side == side[:, -1:])[:, ::-1]
-    return side.shape[1] - np.logical_and.accumulate(same, axis=1).sum(1)
+    return np.shape(p_yes)[1] - agreeing_heads(p_yes, base_rate)

@@ -11,7 +11,7 @@ import pandas as pd
 from eestudy import artifacts
 from eestudy.report import reference
 from eestudy.report.comparison import CLASSES, published
-from eestudy.report.page import number, with_interval
+from eestudy.report.page import number, percent, with_interval
 from eestudy.report.retrieval import retrieval_sentences
 
 AUC = {"no evidence": "full_depth_no_retrieval", "similar users only": "full_depth_similar_users_only",
@@ -36,7 +36,7 @@ def read_references(profile: str = "laptop", root: Path | None = None) -> list[d
 def beside_references(metrics: dict, root: Path | None = None) -> list[dict]:
     """A run's `metrics.json` among the references of its profile, in the place of its own dataset's."""
     others = [other for other in read_references(metrics["profile"], root)
-              if other["dataset"] != metrics["dataset"] and "auc_full_depth_retrieval" in _by_name(other)]  # fmt: skip
+              if other["dataset"] != metrics["dataset"] and "auc_full_depth_retrieval" in by_name(other)]  # fmt: skip
     return sorted([*others, metrics], key=lambda one: one["dataset"])
 
 
@@ -58,11 +58,12 @@ def dataset_tables(references: Sequence[dict]) -> list[pd.DataFrame]:
     """Four frames of text with a row a dataset; intervals are over users, of throughput over requests."""
     makers = {"AUC on the judged test rows": _auc, "paired differences of AUC": _gains, "AUC within users": _within,
               "cost": _cost}  # fmt: skip
-    return [pd.DataFrame([{title: metrics["dataset"], **cells(_by_name(metrics))} for metrics in references])
+    return [pd.DataFrame([{title: metrics["dataset"], **cells(by_name(metrics))} for metrics in references])
             for title, cells in makers.items()]  # fmt: skip
 
 
-def _by_name(metrics: dict) -> dict:
+def by_name(metrics: dict) -> dict:
+    """The entries of `metrics.json` that are of test rows or of all, by name."""
     return {item["name"]: item for item in metrics["metrics"] if item["split"] in ("test", "all")}
 
 
@@ -77,7 +78,7 @@ def _gains(values: dict) -> dict[str, str]:
 def _within(values: dict) -> dict[str, str]:
     return {column: _shown(values, f"gauc_{name}") for column, name in WITHIN_USERS.items()} | {
         "evidence less none": _shown(values, "gauc_retrieval_gain", signed=True),
-        "users who count": _percent(values, "gauc_users_kept"),
+        "users who count": percent(values.get("gauc_users_kept")),
     }  # fmt: skip
 
 
@@ -86,7 +87,7 @@ def _cost(values: dict) -> dict[str, str]:
     rates, ratio = [values.get(f"throughput_rps_{way}") for way in ("plain", "packed_early_exit")], "throughput_ratio_"
     return {
         "mean exit depth, token-layers":
-            f"{_percent(values, 'mean_exit_fraction')}, {_percent(values, 'token_layer_fraction')}",
+            ", ".join(percent(values.get(name)) for name in ("mean_exit_fraction", "token_layer_fraction")),
         "candidates a request": _shown(values, "candidates_per_request_mean", digits=1),
         "ours against plain": _shown(values, f"{ratio}early_exit_vs_plain_as_they_come", digits=1),
         "against our own full depth":
@@ -97,17 +98,13 @@ def _cost(values: dict) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _percent(values: dict, name: str) -> str:
-    return f"{number(100 * values[name]['value'], 0)} %" if name in values else "not measured"
-
-
 def _shown(values: dict, name: str, signed: bool = False, digits: int = 3) -> str:
     return with_interval(values.get(name), digits, signed)
 
 
 def where_retrieval_helps(references: Sequence[dict]) -> list[str]:
     """What evidence adds on each dataset, and what density and popularity have to do with it."""
-    return [f"{metrics['dataset']}: {' '.join(retrieval_sentences(_by_name(metrics)))}" for metrics in references]
+    return [f"{metrics['dataset']}: {' '.join(retrieval_sentences(by_name(metrics)))}" for metrics in references]
 
 
 def paper_table(references: Sequence[dict]) -> pd.DataFrame:

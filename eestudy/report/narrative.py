@@ -10,7 +10,7 @@ from eestudy import artifacts
 from eestudy.report.comparison import CLASSES, published
 from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import exit_layers
-from eestudy.report.page import escape_markdown, number, plain_text, with_interval
+from eestudy.report.page import escape_markdown, number, percent, plain_text, with_interval
 from eestudy.report.retrieval import retrieval_sentences
 
 FIGURES = {  # file name: caption
@@ -53,8 +53,8 @@ def _saving_sentence(values: dict) -> str:
     exits, tokens = values.get("mean_exit_fraction"), values.get("token_layer_fraction")
     if exits is None or tokens is None:
         return "What early exit saves: not measured."
-    return (f"The selected policy runs {number(100 * exits['value'], 1)} % of the layers per candidate and "
-            f"{number(100 * tokens['value'], 1)} % of the token-layers, prefix included.")  # fmt: skip
+    return (f"The selected policy runs {percent(exits, 1)} of the layers per candidate and "
+            f"{percent(tokens, 1)} of the token-layers, prefix included.")  # fmt: skip
 
 
 def _speed_sentence(values: dict) -> str:

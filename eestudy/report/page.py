@@ -57,6 +57,11 @@ def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> s
     return number(item["value"], digits, signed) + tail
 
 
+def percent(item: dict | None, digits: int = 0) -> str:
+    """A share as '14 %', or 'not measured'. Args: an entry of metrics.json; decimals."""
+    return "not measured" if item is None or item["value"] is None else f"{number(100 * item['value'], digits)} %"
+
+
 def cell(value) -> str:
     """A table cell as text: empty for missing, three decimals below 100, none above."""
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eestudy.report.datasets import dataset_blocks
-from eestudy.report.page import number, to_markdown, with_interval
+from eestudy.report.datasets import by_name, dataset_blocks
+from eestudy.report.page import percent, to_markdown, with_interval
 
 RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_truncated_program",
           "the fastest other program with the model cut to the same depth"))  # fmt: skip
@@ -14,8 +14,7 @@ RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_tru
 def readme_table(metrics: dict) -> str:
     """The README's five-row Markdown table, from `metrics.json`."""
     head = metrics["headline"]
-    saving = [number(100 * head[name]["value"], 0) + " %" if head[name] else "not measured"
-              for name in ("mean_exit_fraction", "token_layer_fraction")]  # fmt: skip
+    saving = [percent(head[name]) for name in ("mean_exit_fraction", "token_layer_fraction")]
     rows = [
         ("AUC at full depth, with evidence / without it",
          f"{with_interval(head['auc_full_depth_retrieval'])} / {with_interval(head['auc_full_depth_no_retrieval'])}"),
@@ -77,13 +76,13 @@ def readme_elsewhere(references: Sequence[dict], dataset: str) -> str:
     """How early exit fares on the other datasets, in a sentence: requests as they come, and AUC."""
     found = []
     for metrics in references:
-        values = {item["name"]: item for item in metrics["metrics"]}
+        values = by_name(metrics)
         ratio, loss = (values.get(name) for name in ("throughput_ratio_early_exit_vs_plain_as_they_come",
                                                      "auc_early_exit_minus_full_depth"))  # fmt: skip
         if metrics["dataset"] != dataset and ratio and loss:
             found.append(f"{metrics['dataset']} {with_interval(ratio, 1)} times, {_word(loss)} in AUC "
                          f"({with_interval(loss, signed=True)})")  # fmt: skip
-    return f" **It does not carry over as it stands**, requests as they come: {'; '.join(found)}." if found else ""
+    return f" On other datasets, requests as they come: {'; '.join(found)}." if found else ""
 
 
 def render_readme(text: str, metrics: dict, references: Sequence[dict] = ()) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eestudy.report.page import number, with_interval
+from eestudy.report.page import number, percent, with_interval
 
 FACTS = {  # those that a dataset has
     "auc_item_mean_before_request": "the item's mean", "auc_user_mean_before_request": "the user's mean",
@@ -45,7 +45,7 @@ def _density(values: dict) -> str:
     if raters is None or nobody is None:
         return ""
     return (f"Density: the median test target is known from {number(raters['value'], 0)} users; for "
-            f"{number(100 * nobody['value'], 1)} % of the test rows there is no evidence of others.")  # fmt: skip
+            f"{percent(nobody, 1)} of the test rows there is no evidence of others.")  # fmt: skip
 
 
 def _popularity(values: dict) -> str:

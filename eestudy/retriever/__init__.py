@@ -1,7 +1,6 @@
 """The graph retriever: LightGCN, look-ups, rivals behind one signature, evidence, and what simple models make of it."""
 
 from eestudy.retriever.evidence import (
-    MOST_IN_TABLE,
     Retriever,
     build_evidence,
     graph_retriever,
@@ -24,7 +23,7 @@ from eestudy.retriever.search import build_index, lookup_times, neighbors, searc
 from eestudy.retriever.titles import TITLE_FEATURES, split_titles, title_evidence, title_similarity
 
 __all__ = [
-    "FEATURES", "MATCH_FEATURES", "MOST_IN_TABLE", "Retriever", "TITLE_FEATURES", "add_digits",
+    "FEATURES", "MATCH_FEATURES", "Retriever", "TITLE_FEATURES", "add_digits",
     "bipartite_edges", "build_evidence", "build_index",
     "evidence_model_scores", "graph_interactions", "graph_retriever", "lookup_times", "make_model",
     "match_evidence", "neighbors", "propagation_matrix", "rank_items", "rating_matrix", "rival_retrievers",
