@@ -47,7 +47,8 @@ BEFORE_05_exit_heads = threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(NUM_PROCES
 	--main_process_port 0 $(LAUNCH) --num_processes $(NUM_PROCESSES) -m eestudy.training $(ARGS)
 endif
 
-.PHONY: help env assets refresh look reproduce bench scale llama check test unit lint lab reference clean
+.PHONY: help env assets refresh look reproduce bench retrievers probes ablations scale llama check test unit lint \
+	lab reference clean
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
 .DEFAULT_GOAL = help
@@ -58,7 +59,8 @@ help: ## list the targets and the variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'Profiles: smoke, laptop, overnight, full. Other variables: RUN_DIR, ASSET_DIR, PYTHON, TORCH_INDEX,'
-	@echo 'USE_CURRENT_ENV=1 (use the active python, make no .venv), NUM_PROCESSES=2 (train and score in two).'
+	@echo 'USE_CURRENT_ENV=1 (use the active python, make no .venv), NUM_PROCESSES=2 (train and score in two),'
+	@echo 'ROWS="--only frozen --budget-minutes 60" (of make ablations; ROWS=--list lists its rows).'
 
 env: ## make .venv with the pinned packages (nothing to do when it is there)
 ifeq ($(USE_CURRENT_ENV),1)
@@ -109,6 +111,23 @@ bench: env assets refresh $(RUN)/notebooks/06_exit_policies.ipynb ## race the sc
 	@$(PY) -m eestudy.bench $(ARGS)
 	@$(MAKE) --no-print-directory reproduce
 
+# Up to notebook 05, the measurement, and notebook 03, which tells it: its evidence stays as it was, and so do 04 to 08.
+retrievers: env assets refresh $(RUN)/notebooks/05_exit_heads.ipynb ## every way to find evidence beside the graph's
+	@$(PY) -m eestudy.retrievers $(ARGS)
+	@$(MAKE) --no-print-directory reproduce
+
+# Up to notebook 05, the measurement, and notebook 08, which tells it.
+probes: env assets refresh $(RUN)/notebooks/05_exit_heads.ipynb ## what each part of the prompt is worth; titles that instruct
+	@$(PY) -m eestudy.probes $(ARGS)
+	@$(MAKE) --no-print-directory reproduce
+
+# Up to notebook 03 for every seed, then the table, row by row. What is finished, here or committed, is not run again.
+# ROWS: arguments, such as ROWS='--only static_6 --only frozen', ROWS='--budget-minutes 480', ROWS=--list.
+ablations: env assets ## run the table of ablations, row by row (a night; a killed row goes on)
+	@for seed in 0 1 2; do \
+	  $(MAKE) --no-print-directory $(RUN_DIR)/$(STUDY)/$(PROFILE)/seed-$$seed/notebooks/03_graph_retriever.ipynb SEED=$$seed || exit 1; done
+	@$(PY) -m eestudy.ablations --dataset $(DATASET) --profile $(PROFILE) $(ROWS)
+
 # glibc gives every large array back to the system and gets the next one page by page, zeroed, which for tables of a
 # million users takes longer than the arithmetic: here the process keeps its memory.
 scale: env ## how reading, graph and look-up grow, to 25 million ratings (half an hour, 16 GB)
@@ -123,9 +142,9 @@ check: env assets ## compare the run with the committed reference
 reference: env assets ## make this run the committed reference of its dataset and profile
 	@$(PY) -m eestudy.report reference $(ARGS)
 
-test: env assets lint ## lint, the whole smoke chain with its benchmark, its check, own data, then every test
+test: env assets lint ## lint, the whole smoke chain with its measurements, its check, own data, then every test
 	rm -rf .smoke
-	@$(MAKE) --no-print-directory bench check DATASET=ml-100k PROFILE=smoke SEED=0 RUN_DIR=.smoke
+	@$(MAKE) --no-print-directory bench retrievers probes check DATASET=ml-100k PROFILE=smoke SEED=0 RUN_DIR=.smoke
 	@for study in examples/study.toml examples/no_stars.toml; do \
 	  $(MAKE) --no-print-directory reproduce DATASET=$$study PROFILE=smoke SEED=0 RUN_DIR=.smoke || exit 1; done
 	@$(MAKE) --no-print-directory unit

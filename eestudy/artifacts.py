@@ -32,6 +32,10 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCH = tuple(f"bench_{part}.csv" for part in (
     "choices", "race", "quality", "ours", "startup", "growth", "stages", "service", "real",
 ))  # fmt: skip
+# the table of `make retrievers`
+RETRIEVERS = "retrievers.csv"
+PROBES = "probes.csv"  # `make probes`
+ABLATIONS = tuple(f"ablation_{name}.csv" for name in ("comparisons", "curves", "seeds", "duels"))  # `make ablations`
 # the tables of `make scale`
 SCALE = tuple(f"scale_{part}.csv" for part in ("reading", "graph", "search"))
 

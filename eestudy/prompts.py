@@ -108,20 +108,21 @@ def closing_text(cfg: StudyConfig) -> str:
     return f" {cfg.data.item_noun.capitalize()}:"
 
 
-def history_text(titles: Sequence[str], ratings: Sequence[float], stars: bool = True) -> str:
-    """Recent ratings, oldest first; titles alone without stars; '' where there are none."""
+def history_text(titles: Sequence[str], ratings: Sequence[float], stars: bool = True, name: str = "Recent") -> str:
+    """Recent ratings, oldest first; titles alone without stars; '' where there are none. What they are stands first."""
     if not len(titles):
         return ""
     shown = [f"{title} {math.floor(rating + 0.5)}" if stars else title  # halves round up, as in the evidence
              for title, rating in zip(titles, ratings, strict=True)]  # fmt: skip
-    return " Recent: " + "; ".join(shown) + "."
+    return f" {name}: " + "; ".join(shown) + "."
 
 
 def ratings_text(name: str, ratings: Sequence[int]) -> str:
     """Evidence as digits, highest first, and their mean: ' others 5543 4.2'. A ten is an X: one sign a rating."""
     if not len(ratings):
         return f" {name} none"
-    digits = "".join("X" if rating == 10 else str(int(rating)) for rating in sorted(ratings, reverse=True))
+    whole = (math.floor(rating + 0.5) for rating in sorted(ratings, reverse=True))  # means round, too: halves up
+    digits = "".join("X" if rating == 10 else str(rating) for rating in whole)
     return f" {name} {digits} {np.mean(ratings):.1f}"
 
 
@@ -239,23 +240,102 @@ def build_prompts(cfg: StudyConfig, frames: dict[str, pd.DataFrame], tokenizer) 
     """
     judged = frames["split"].loc[frames["split"]["judged"], ["row", "request_id"]]
     rows = judged.merge(frames["interactions"][["row", "item_id"]], on="row")
-    rows = rows.merge(frames["evidence"][["row", "others", "own"]], on="row", how="left")
+    rows = rows.merge(_shown_evidence(cfg, frames), on="row", how="left")
     if rows["others"].isna().any():
         row = rows.loc[rows["others"].isna(), "row"].iloc[0]
         raise PromptError(f"row {row} is judged but has no evidence; run notebook 03 again")
     rows = rows.sort_values(["request_id", "row"]).reset_index(drop=True)
-    raw_titles = frames["items"].sort_values("item_id")["title"]
+    items = frames["items"].sort_values("item_id")
+    raw_titles = shown_titles(cfg, items)
     refuse_unreadable(raw_titles, tokenizer, cfg.prompt.max_title_tokens)
     titles = cut_titles(raw_titles, tokenizer, cfg.prompt.max_title_tokens)
+    targets = [title + more for title, more in zip(titles, _about(cfg, items, tokenizer), strict=True)]
     parts = prefix_parts(cfg, frames, rows["request_id"].unique(), titles, tokenizer)
     prefix = dict(zip(parts["request_id"], parts["profile"] + parts["history"] + parts["closing"], strict=True))
     prompts = rows[["row", "request_id"]].assign(prefix=rows["request_id"].map(prefix))
     for mode in MODES:
         prompts[f"suffix_{mode}"] = [
-            suffix_text(mode, titles[item], others, own, cfg.data.has_stars)
+            suffix_text(mode, targets[item], others, own, cfg.data.has_stars)
             for item, others, own in zip(rows["item_id"], rows["others"], rows["own"], strict=True)
         ]
-    return prompts, _count_tokens(cfg, prompts, parts, [titles[i] for i in rows["item_id"]], tokenizer)
+    if cfg.prompt.n_own_titles:
+        prompts["suffix_both"] = _spell_out(cfg, prompts["suffix_both"], rows, titles)
+    return prompts, _count_tokens(cfg, prompts, parts, [targets[i] for i in rows["item_id"]], tokenizer)
+
+
+def shown_titles(cfg: StudyConfig, items: pd.DataFrame) -> Sequence[str]:
+    """The title that each item goes by, as `prompt.titles` says.
+
+    Args:
+        cfg: the study's settings.
+        items: the `items` table, by item_id.
+
+    Returns:
+        [I] the titles themselves, the same dealt out anew by the seed, or the noun and the item's number.
+    """
+    if cfg.prompt.titles == "ids":
+        return [f"{cfg.data.item_noun} {item}" for item in items["item_id"]]
+    if cfg.prompt.titles == "shuffled":
+        return np.random.default_rng([cfg.seed, 7]).permutation(items["title"].to_numpy())
+    return items["title"]
+
+
+def _about(cfg: StudyConfig, items: pd.DataFrame, tokenizer) -> list[str]:
+    """What stands behind a candidate's title: ' (1995, Drama Romance)' where it is asked for and known, else ''."""
+    if not cfg.prompt.show_genres:
+        return [""] * len(items)
+
+    def clean(value) -> str:
+        return "" if pd.isna(value) else str(value).strip()
+
+    known = [", ".join(filter(None, map(clean, pair))) for pair in items[["year", "genres"]].to_numpy()]
+    cut = cut_titles([text or "unknown" for text in known], tokenizer, cfg.prompt.max_title_tokens)
+    return [f" ({text})" if there else "" for text, there in zip(cut, known, strict=True)]
+
+
+def _shown_evidence(cfg: StudyConfig, frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Columns row, others, own of the judged rows, as `prompt.others` and `prompt.shuffle_evidence` say."""
+    shown = frames["evidence"]
+    if cfg.prompt.others == "item_mean":
+        shown = shown.assign(others=_everybody(shown, cfg.data.has_stars))
+    shown = shown[["row", "others", "own", *(["own_items"] if cfg.prompt.n_own_titles else [])]]
+    if not cfg.prompt.shuffle_evidence:
+        return shown
+    split = frames["split"]
+    shown = shown.merge(split.loc[split["judged"], ["row", "split", "half"]], on="row").sort_values("row")
+    rng = np.random.default_rng([cfg.seed, 8])
+    dealt = [part.assign(**part[["others", "own"]].iloc[rng.permutation(len(part))].set_index(part.index))
+             for _, part in shown.groupby(["split", "half"])]  # fmt: skip
+    return pd.concat(dealt)[["row", "others", "own"]]
+
+
+def _spell_out(cfg: StudyConfig, suffixes: Sequence[str], rows: pd.DataFrame, titles: Sequence[str]) -> list[str]:
+    """Suffixes with the titles of the user's items that are most similar to the target, and their ratings, in words.
+
+    Args:
+        cfg: how many titles.
+        suffixes: of mode 'both'.
+        rows: own and own_items of each.
+        titles: [I] cut titles.
+    """
+    spelled = []
+    for suffix, own, items in zip(suffixes, rows["own"], rows["own_items"], strict=True):
+        near = items[:cfg.prompt.n_own_titles]
+        ratings = own[:len(near)] if cfg.data.has_stars else [0] * len(near)
+        text = history_text([titles[item] for item in near], ratings, cfg.data.has_stars, name="Near")
+        spelled.append(suffix.removesuffix(QUESTION) + text + QUESTION)
+    return spelled
+
+
+def _everybody(evidence: pd.DataFrame, stars: bool) -> list[list[float]]:
+    """What all users, not the similar ones, say of each target: its mean rating, or how many took it, in powers of two.
+
+    Source: the item mean is the strongest number without a user in it, so it is what retrieval has to beat.
+    """
+    if stars:
+        pairs = zip(evidence["item_mean"], evidence["n_item"], strict=True)
+        return [[mean] if n else [] for mean, n in pairs]
+    return [[min(9, int(n).bit_length())] for n in evidence["n_item"]]
 
 
 def _count_tokens(cfg, prompts, parts, titles, tokenizer) -> pd.DataFrame:

@@ -10,13 +10,15 @@ from eestudy.artifacts import ROOT
 LAYERS = {
     0: {"config", "artifacts", "metrics", "progress", "assets", "chain"},
     1: {"data", "baselines", "retriever", "prompts", "backbone", "exit_heads", "exit_policies", "latency", "load",
-        "growth", "report", "pipeline"},
+        "growth", "ablation_results", "probe_results", "report", "pipeline", "click_models"},
     2: {"scorer", "rivals", "contest", "execution"},
     3: {"training"},
-    4: {"bench", "scale"},
+    4: {"bench", "scale", "ablations", "retrievers"},
+    5: {"probes"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
-NO_TORCH = LAYERS[0] | {"exit_policies", "data", "prompts", "report", "pipeline", "load"}
+NO_TORCH = LAYERS[0] | {"exit_policies", "data", "prompts", "report", "ablation_results", "probe_results", "pipeline",
+                        "load"}
 LIGHT = {"chain": set(), "assets": set(), "progress": {"tqdm"}, "config": {"pydantic"}, "pipeline": set()}
 PACKAGE = ROOT / "eestudy"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -101,5 +103,6 @@ def test_functions_are_short_and_documented(function):
 
 def test_every_module_has_its_tests():
     tested = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
-    together = {"chain": "pipeline", "execution": "pipeline"}
+    together = {"chain": "pipeline", "execution": "pipeline", "ablation_results": "ablations",
+                "probe_results": "probes"}
     assert {together.get(module, module) for module in LAYER} <= tested

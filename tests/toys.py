@@ -2,10 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from eestudy import artifacts, backbone, config
+from eestudy import artifacts, backbone, config, prompts, retriever, scorer, training
 
 
 def byte_tokenizer():
@@ -66,6 +67,40 @@ def run_with(tables, folder):
     for name, frame in tables.items():
         artifacts.write_table(run, f"{name}.parquet", frame)
     return run
+
+
+def graph_evidence(cfg, frames, rng):
+    """The graph's vectors and the evidence of notebook 03."""
+    emb = {name: rng.normal(size=(n, 4)).astype(np.float32)
+           for name, n in (("user_label", 12), ("item_label", 20), ("user_final", 12), ("item_final", 20))}
+    pair = [retriever.graph_retriever(emb[f"user_{part}"], emb[f"item_{part}"]) for part in ("label", "final")]
+    if cfg.data.has_stars:
+        return emb, retriever.split_evidence(frames["interactions"], frames["split"], *pair, 3, 3)
+    return emb, retriever.split_matches(frames["interactions"], frames["split"], *pair, 3)
+
+
+def trained_run(cfg, folder):
+    """A toy run that has come as far as notebook 05, its model shaken instead of trained."""
+    made, tokenizer = frames(), byte_tokenizer()
+    emb, made["evidence"] = graph_evidence(cfg, made, np.random.default_rng(0))
+    made["prompts"], _ = prompts.build_prompts(cfg, made, tokenizer)
+    run = run_with(made, folder)
+    artifacts.write_arrays(run, "embeddings.safetensors", emb)
+    model, generator = training.build_model(cfg, tokenizer), torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or ".heads." in f".{name}":
+            torch.nn.init.normal_(parameter, std=0.2 if parameter.ndim else 0.5, generator=generator)
+    arrays = training.trained_arrays(model)
+    for name, start in ((training.ADAPTER, "adapter."), (training.HEADS, "heads.")):
+        artifacts.write_arrays(run, name, {key: value for key, value in arrays.items() if key.startswith(start)})
+    requests = training.load_requests(run, tokenizer)
+    merged = training.load_scorable(cfg, run, tokenizer)
+    engine = scorer.build_engine(merged.backbone, merged.heads)
+    logits = pd.concat([training.score_requests(run, engine, requests[part], part, "p") for part in ("select", "test")])
+    scores, fitted = training.calibrate_scores(training.describe_rows(run, logits.reset_index(drop=True)))
+    artifacts.write_table(run, "head_scores.parquet", scores)
+    artifacts.write_json(run, "calibration.json", {"slope_intercept": fitted})
+    return cfg, run
 
 
 def decoder_states(model, ids):

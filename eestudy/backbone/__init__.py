@@ -9,6 +9,7 @@ itself; each suffix attends to the prefix and causally to itself, never to anoth
 after the prefix. So every candidate sees exactly what it would see in a prompt of its own.
 """
 
+from eestudy.backbone.encoding import text_vectors
 from eestudy.backbone.fused import (
     FusedBackbone,
     FusedLayer,
@@ -56,5 +57,5 @@ __all__ = [
     "answer_direction", "answer_ids", "answer_index", "attention", "converted_asset", "decoder", "embed",
     "exit_states", "finish", "fuse", "identity", "input_sizes", "load_model", "load_tokenizer", "make_layout",
     "make_pack", "n_layers", "packed_attention", "prefix_attention", "project", "rotary", "run_layers", "split",
-    "suffix_attention", "supported", "template_gguf",
+    "suffix_attention", "supported", "template_gguf", "text_vectors",
 ]

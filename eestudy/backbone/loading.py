@@ -65,7 +65,7 @@ def load_model(cfg: BackboneConfig, seed: int = 0, attention: str = ATTENTION):
             is damaged.
     """
     if cfg.source == "random-llama":
-        return _random_llama(seed, attention)
+        return keep_layers(_random_llama(seed, attention), cfg.n_layers_kept)
     folder = _folder(cfg.source)
     try:
         family = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
@@ -74,18 +74,41 @@ def load_model(cfg: BackboneConfig, seed: int = 0, attention: str = ATTENTION):
     if family not in FAMILIES:
         raise BackboneError(f"{cfg.source}: family {family!r} is not among {', '.join(FAMILIES)}; "
                             "it takes a decoder of one of these kinds")  # fmt: skip
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, cfg.dtype), attn_implementation=attention, use_safetensors=True
-    ).eval()
+    how = {"dtype": getattr(torch, cfg.dtype), "attn_implementation": attention}
+    if cfg.random_weights:
+        model = _fresh(AutoConfig.from_pretrained(folder, trust_remote_code=False), seed, **how)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **how)
+    return keep_layers(model.eval(), cfg.n_layers_kept)
+
+
+def keep_layers(model, n_kept: int | None):
+    """The model cut to its first `n_kept` layers, in place; None keeps all.
+
+    Raises:
+        BackboneError: there are not that many.
+    """
+    if n_kept is not None:
+        layers = model.model.layers
+        if n_kept > len(layers):
+            raise BackboneError(f"backbone.n_layers_kept is {n_kept}, but there are {len(layers)} layers")
+        model.model.layers = layers[:n_kept]
+        model.config.num_hidden_layers = n_kept
+    return model
+
+
+def _fresh(config, seed: int, **how):
+    """A model of this shape with weights drawn by the seed; nobody else's draws move."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, **how)
 
 
 def _random_llama(seed: int, attention: str):
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = LlamaConfig(vocab_size=49152, num_hidden_layers=6, **shape, initializer_range=0.2,
                          tie_word_embeddings=True)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
+    return _fresh(config, seed, attn_implementation=attention, dtype=torch.float32).eval()
 
 
 def _folder(source: str) -> str:

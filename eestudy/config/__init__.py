@@ -14,16 +14,20 @@ from eestudy.config.datasets import DATASETS, FORMS
 from eestudy.config.own import read_own
 from eestudy.config.profiles import PROFILES
 from eestudy.config.sections import (
+    AblationConfig,
     BackboneConfig,
     BaselineConfig,
     BenchConfig,
+    ClickModelsConfig,
     DataConfig,
     HeadsConfig,
     LatencyConfig,
     PolicyConfig,
+    ProbesConfig,
     PromptConfig,
     ReportConfig,
     RetrieverConfig,
+    RetrieversConfig,
     Section,
     StudyConfig,
     TableConfig,
@@ -38,9 +42,11 @@ KNOWN_PARTS = {"label": ("graph",), "validation": ("graph", "label"), "test": ("
 TRIVIAL_BASELINES = ("click_rate", "item_mean", "user_mean", "item_plus_user_mean")
 
 __all__ = [
+    "AblationConfig",
     "BackboneConfig",
     "BaselineConfig",
     "BenchConfig",
+    "ClickModelsConfig",
     "DATASETS",
     "DataConfig",
     "FORMS",
@@ -50,9 +56,11 @@ __all__ = [
     "MODES",
     "PROFILES",
     "PolicyConfig",
+    "ProbesConfig",
     "PromptConfig",
     "ReportConfig",
     "RetrieverConfig",
+    "RetrieversConfig",
     "SPLITS",
     "Section",
     "StudyConfig",

@@ -130,6 +130,36 @@ class BaselineConfig(Section):
     mf_batch_size: int = Field(1024, description="rows per step")
 
 
+class ClickModelsConfig(Section):
+    """Classic click models, and the settings tried for each: as many for one as for another."""
+
+    n_history: Count = Field(10, description="clicks of the user before the row that DIN reads, the latest")
+    n_bins: int = Field(10, ge=2, description="bins of equal size into which networks read each number")
+    hidden: tuple[Count, ...] = Field((64, 32), description="hidden layers of the networks that have any")
+    batch_size: int = Field(2048, ge=2, description="rows per step")
+    rows_per_pass: Count = Field(80_000, description="rows between two looks at validation, at most; drawn anew")
+    max_passes: Count = Field(8, description="upper bound; the best pass on validation is kept")
+    patience: Count = Field(2, description="passes without a better AUC on validation before training stops")
+    network_trials: tuple[tuple[int, float, float, float], ...] = Field(
+        ((8, 1e-2, 1e-4, 0.0), (8, 3e-3, 1e-4, 0.0), (16, 1e-2, 1e-3, 0.0), (8, 1e-2, 3e-3, 0.5), (8, 1e-2, 1e-2, 0.2),
+         (8, 1e-2, 3e-2, 0.2)), min_length=1, description="length of vectors, Adam learning rate, L2 penalty, dropout"
+    )  # fmt: skip
+    boosted_trials: tuple[tuple[int, float, int], ...] = Field(
+        ((8, 0.05, 100), (4, 0.05, 100), (16, 0.05, 100), (4, 0.05, 300), (8, 0.02, 300), (2, 0.1, 300)),
+        min_length=1, description="leaves of a tree, learning rate, trees"
+    )
+    logistic_trials: tuple[tuple[float, int], ...] = Field(
+        ((1.0, 1), (0.1, 1), (0.01, 1), (1.0, 2), (0.1, 2), (0.01, 2)),
+        min_length=1, description="inverse penalty C, degree of the features' products"
+    )
+
+    @model_validator(mode="after")
+    def _tries_as_often(self) -> ClickModelsConfig:
+        if len({len(self.network_trials), len(self.boosted_trials), len(self.logistic_trials)}) > 1:
+            raise ValueError("network_trials, boosted_trials and logistic_trials must be equally many")
+        return self
+
+
 class RetrieverConfig(Section):
     """LightGCN and what is looked up with it."""
 
@@ -146,6 +176,26 @@ class RetrieverConfig(Section):
     top_k: int = Field(20, description="cut-off of recall and NDCG")
 
 
+class RetrieversConfig(Section):
+    """What `make retrievers` measures, and on how much."""
+
+    n_llm_rows: Count | None = Field(1000, description="judged test rows, by whole requests, that the LLM reads with "
+                                     "every retriever's evidence; None = all")
+    n_lookups: Count = Field(100, description="requests whose look-ups are timed")
+    n_history: Count = Field(8, description="latest titles in the text that the LLM retriever reads of a user")
+
+
+class ProbesConfig(Section):
+    """What `make probes` changes in the prompts, and on how many rows."""
+
+    n_rows: Count = Field(600, description="judged test rows, by whole requests, read with changed evidence or history")
+    n_worded_rows: Count = Field(120, description="of these, rows read with every wording in a title")
+    n_neighbors: tuple[int, ...] = Field((0, 1, 2, 4, 8, 16, 32), description="similar users shown, at most")
+    n_history: tuple[int, ...] = Field((0, 1, 2, 4, 8, 16, 30), description="recent titles shown, at most")
+    n_wordings: Count = Field(20, description="pairs of an instruction and a harmless twin; the first ones")
+    moved: float = Field(0.1, gt=0, lt=1, description="change of p_yes from which a score counts as moved")
+
+
 class PromptConfig(Section):
     """What the LLM reads, and how much of it."""
 
@@ -156,6 +206,23 @@ class PromptConfig(Section):
     keep_probability: tuple[float, float, float] = Field(
         (0.6, 0.2, 0.2), description="chance of each mode (both, similar_users, none) per training candidate"
     )
+    titles: Literal["real", "shuffled", "ids"] = Field(
+        "real", description="control: titles dealt out anew among the items, or ids in their place"
+    )
+    shuffle_evidence: bool = Field(False, description="control: evidence dealt out anew among candidates of a part")
+    others: Literal["neighbors", "item_mean"] = Field(
+        "neighbors", description="what stands for the similar users: their ratings, or the mean of everybody's "
+        "(without stars: how many took the item, as a power of two)"
+    )
+    show_genres: bool = Field(False, description="year and genres behind a candidate's title")
+    n_own_titles: int = Field(0, ge=0, description="titles of the user's most similar items spelled out, at most")
+
+    @field_validator("keep_probability")
+    @classmethod
+    def _are_chances(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) < 0 or not sum(value) > 0:
+            raise ValueError("chances must be at least 0, and one of them above")
+        return value
 
 
 class BackboneConfig(Section):
@@ -165,6 +232,8 @@ class BackboneConfig(Section):
     yes: str = Field(" yes", description="positive answer; must be one token")
     no: str = Field(" no", description="negative answer; must be one token")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="weights and arithmetic")
+    n_layers_kept: Count | None = Field(None, description="layers from the bottom that are kept; None: all")
+    random_weights: bool = Field(False, description="control: the same architecture, freshly initialised by the seed")
 
 
 class HeadsConfig(Section):
@@ -176,6 +245,11 @@ class HeadsConfig(Section):
     lora_lr: float = Field(1e-3, description="AdamW learning rate of the adapter")
     head_lr: float = Field(5e-4, description="AdamW learning rate of the deepest head")
     shallow_lr_factor: float = Field(2.0, description="learning rate of the shallowest head over the deepest's")
+    train_adapter: bool = Field(True, description="False: the backbone stays as it is, the heads alone learn")
+    loss_weights: Literal["equal", "linear", "last"] = Field(
+        "equal", description="of the heads in the joint loss: alike, growing with depth, or the last head alone"
+    )
+    distill: float = Field(0.0, ge=0, description="weight of every other head's loss against the last head's answer")
     weight_decay: float = Field(0.0, description="AdamW")
     warmup_fraction: float = Field(0.05, description="share of steps with rising learning rate")
     requests_per_step: int = Field(1, description="requests per optimiser step")
@@ -248,6 +322,21 @@ class BenchConfig(Section):
     real_run_s: float = Field(25.0, description="seconds of arrivals in one real run")
 
 
+class AblationConfig(Section):
+    """The common budget of `make ablations`: small enough for about ten minutes a row on two cores."""
+
+    n_label_rows: Count = Field(1000, description="rows to learn from: the first of those the study draws")
+    n_select_rows: Count = Field(400, description="validation rows on which heads are calibrated and exits chosen")
+    n_test_rows: Count = Field(1000, description="test rows, the same for every row of the table")
+    n_init_rows: Count = Field(150, description="label rows on which scale and bias are fitted before training")
+    n_eval_rows: Count = Field(150, description="selection rows read at the one look, at the end of training")
+    n_bootstrap: Count = Field(10_000, description="resamples of users in a comparison: many, since the smallest p "
+                               "that they can show is multiplied by the number of comparisons")
+    withheld_share: float = Field(0.0, ge=0, lt=1, description="of the items, drawn by the seed, that nothing in "
+                                  "training may hold: no label, no history; judged are their test rows alone")
+    label_factor: float = Field(1.0, gt=0, description="how many times n_label_rows a row of the table learns from")
+
+
 class ReportConfig(Section):
     """What the report shows."""
 
@@ -263,11 +352,15 @@ class StudyConfig(Section):
     seed: int
     data: DataConfig
     baselines: BaselineConfig = BaselineConfig()
+    click_models: ClickModelsConfig = ClickModelsConfig()
     retriever: RetrieverConfig = RetrieverConfig()
+    retrievers: RetrieversConfig = RetrieversConfig()
+    probes: ProbesConfig = ProbesConfig()
     prompt: PromptConfig = PromptConfig()
     backbone: BackboneConfig = BackboneConfig()
     heads: HeadsConfig = HeadsConfig()
     policy: PolicyConfig = PolicyConfig()
     latency: LatencyConfig = LatencyConfig()
     bench: BenchConfig = BenchConfig()
+    ablation: AblationConfig = AblationConfig()
     report: ReportConfig = ReportConfig()

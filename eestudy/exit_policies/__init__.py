@@ -6,6 +6,7 @@ the same `should_exit` on whichever candidates are still there. Controls that lo
 across candidates (`shuffled_exit_index`, `budget_exit_index`) are offline only: they return exits, never a `Policy`.
 """
 
+from eestudy.exit_policies.groups import by_group, kinds
 from eestudy.exit_policies.guarantees import (
     PROCEDURES,
     allowed,
@@ -76,10 +77,11 @@ from eestudy.exit_policies.walking import (
 )
 
 __all__ = [
-    "agreeing_heads", "agrees", "allowed", "around_cost", "betting", "budget_exit_index", "centred_confidence",
-    "changed_pairs", "cheapest", "consistent_ratio", "controlled_threshold", "cost", "costs_at", "exit_index",
+    "agreeing_heads", "agrees", "allowed", "around_cost", "betting", "budget_exit_index", "by_group",
+    "centred_confidence", "changed_pairs", "cheapest", "consistent_ratio", "controlled_threshold", "cost", "costs_at",
+    "exit_index",
     "exit_scores", "exits_at", "exits_seen", "FIRST_EXIT", "first_sure_exit", "head_matrix", "hoeffding_bentkus",
-    "judge", "judged_rows", "LAST_EXIT", "learned_router", "least_users", "logit", "LOSSES", "margin",
+    "judge", "judged_rows", "kinds", "LAST_EXIT", "learned_router", "least_users", "logit", "LOSSES", "margin",
     "max_probability", "mean_over_users", "nearest_gap", "negative_entropy", "neighbour_agreement", "one_sided_ratio",
     "oracle_exit_index", "patient_confidence", "policies", "Policy", "PolicyInputError", "PROCEDURES", "real_risk",
     "really_dynamic", "router_features", "safest_first", "select", "shuffled_exit_index", "static_at_cost", "sweep",

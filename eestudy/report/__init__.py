@@ -1,10 +1,22 @@
 """Report: tables, figures, comparison with the reference and with published numbers. Reads artifacts only."""
 
+from eestudy.report.classic import classic_metrics, frequency_gains, frequency_table, training_counts
 from eestudy.report.comparison import compare, published, seed_deviation
 from eestudy.report.datasets import beside_references, dataset_blocks
 from eestudy.report.figures import depth_figure, loss_figure, save, style, tradeoff_figure
 from eestudy.report.headline import HEADLINE, build_metrics, tradeoff_metrics
-from eestudy.report.judged import CLICK_RATE, Judged, ReportError, choices, difference, estimate, exit_layers, judge
+from eestudy.report.judged import (
+    CLASSIC,
+    CLICK_RATE,
+    STACKED_CLASSIC,
+    Judged,
+    ReportError,
+    choices,
+    difference,
+    estimate,
+    exit_layers,
+    judge,
+)
 from eestudy.report.narrative import (
     findings,
     findings_markdown,
@@ -27,10 +39,12 @@ from eestudy.report.tables import (
 )
 
 __all__ = [
-    "CLICK_RATE", "HEADLINE", "Judged", "ReportError", "beside_references", "build_metrics", "choices", "compare",
+    "CLASSIC", "CLICK_RATE", "HEADLINE", "Judged", "ReportError", "STACKED_CLASSIC", "beside_references",
+    "build_metrics", "choices", "classic_metrics", "compare",
     "compare_with_reference", "dataset_blocks", "depth_curves", "depth_figure", "difference", "estimate", "exit_layers",
-    "findings", "findings_markdown", "first_layer_of_gain", "headline_table", "judge", "latency_summary",
+    "findings", "findings_markdown", "first_layer_of_gain", "frequency_gains", "frequency_table", "headline_table",
+    "judge", "latency_summary",
     "layer_of_gain", "layer_of_gain_difference", "loss_figure", "mark_dominated", "published", "readme_table",
     "render_readme", "report_blocks", "save", "seed_deviation", "style", "summary", "to_html", "to_markdown",
-    "tradeoff_figure", "tradeoff_metrics", "tradeoff_table", "verdict", "with_interval",
+    "tradeoff_figure", "tradeoff_metrics", "tradeoff_table", "training_counts", "verdict", "with_interval",
 ]  # fmt: skip

@@ -16,10 +16,10 @@ from eestudy.report.retrieval import retrieval_sentences
 
 AUC = {"no evidence": "full_depth_no_retrieval", "similar users only": "full_depth_similar_users_only",
        "all evidence": "full_depth_retrieval", "early exit": "early_exit",
-       "best classic model": "best_baseline"}  # fmt: skip
+       "best simple model": "best_baseline"}  # fmt: skip
 GAINS = {"evidence less none": "retrieval_gain", "similar users only less none": "similar_users_gain",
          "early exit less full depth": "early_exit_minus_full_depth",
-         "LLM less best classic model": "llm_minus_best_baseline"}  # fmt: skip
+         "LLM less best simple model": "llm_minus_best_baseline"}  # fmt: skip
 WITHIN_USERS = {"no evidence": "full_depth_no_retrieval", "all evidence": "full_depth_retrieval",
                 "early exit": "early_exit"}  # fmt: skip
 PAPER_NAMES = {"bookcrossing": "BookCrossing", "amazon-beauty": "Amazon Beauty",

@@ -19,10 +19,14 @@ SCHEMA_VERSION = 1
 NOTEBOOKS = tuple(f"{number:02d}" for number in range(9))  # those whose metrics are merged
 HEADLINE = (
     "auc_full_depth_retrieval", "gauc_full_depth_retrieval", "auc_full_depth_similar_users_only",
-    "auc_full_depth_no_retrieval", "auc_retrieval_gain", "auc_best_trivial_baseline", "auc_best_baseline",
+    "auc_full_depth_no_retrieval", "auc_retrieval_gain", "auc_retrieval_minus_own_no_retrieval_model",
+    "auc_retrieval_minus_item_mean_prompt", "auc_best_trivial_baseline", "auc_best_baseline",
     "auc_llm_minus_item_plus_user_mean", "auc_llm_minus_evidence_model", "gauc_llm_minus_evidence_model",
+    "auc_llm_minus_best_classic_same_labels", "auc_llm_minus_best_classic_all_labels",
+    "auc_stacked_minus_best_classic_all_labels",
     "auc_early_exit", "auc_early_exit_minus_full_depth", "auc_static_same_cost",
-    "auc_dynamic_minus_static_same_cost", "layer_of_95_percent_of_gain_with_evidence",
+    "auc_dynamic_minus_static_same_cost", "auc_dynamic_minus_static_same_latency",
+    "layer_of_95_percent_of_gain_with_evidence",
     "layer_of_95_percent_of_gain_without_evidence", "log_loss_early_exit", "ece_early_exit", "mean_exit_fraction",
     "token_layer_fraction", "throughput_ratio_early_exit_vs_plain",
     "throughput_ratio_early_exit_vs_packed_full_depth", "throughput_ratio_full_depth_vs_plain",
@@ -32,7 +36,9 @@ HEADLINE = (
     "throughput_ratio_early_exit_vs_own_truncation",
     "throughput_ratio_prefix_cache_1_candidate", "throughput_ratio_prefix_cache_16_candidates",
     "matmul_peak_fraction_full_depth", "auc_best_scorer_minus_full_depth",
-    "risk_violation_rate_max", "retriever_lookup_ms_p50", "reproduce_minutes",
+    "risk_violation_rate_max",
+    "retriever_lookup_ms_p50", "retriever_lookup_ratio_llm_vs_gcn", "auc_llm_reading_gcn_minus_llm_retriever",
+    "reproduce_minutes",
 )  # fmt: skip
 UNITS = {"auc": "AUC", "gauc": "GAUC", "log_loss": "nats", "ece": "fraction"}
 

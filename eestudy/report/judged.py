@@ -13,6 +13,8 @@ from eestudy.config import MODES, TRIVIAL_BASELINES
 
 SAMPLED = ("auc", "gauc", "log_loss")  # metrics that carry an interval
 EPSILON = 1e-6
+CLASSIC = {"best_classic_same_labels": "_same_labels", "best_classic_all_labels": "_all_labels"}  # choice -> columns
+STACKED_CLASSIC = "stacked_with_classic"  # the LLM and the best classic model that learned from all labels
 CLICK_RATE = "validation_click_rate"  # a constant as fresh as the heads' calibration: the harder trivial rival
 
 
@@ -76,16 +78,27 @@ def llm_scores(head: pd.DataFrame, split: str, modes=MODES) -> tuple[pd.DataFram
     return parts[modes[0]].loc[rows, ["user_id", "label"]].reset_index(), scores
 
 
-def simple_scores(run: artifacts.Run, rows) -> dict[str, np.ndarray]:
-    """Scores of all baselines and evidence models on `rows` [n]: name -> [n] probability."""
+def _scores_on(run: artifacts.Run, names, rows) -> dict[str, np.ndarray]:
+    """The columns of score tables on `rows` [n]: name -> [n] probability."""
     scores = {}
-    for name in ("baseline_scores.parquet", "evidence_model_scores.parquet"):
+    for name in names:
         table = artifacts.read_table(run, name).set_index("row")
         missing = np.setdiff1d(rows, table.index)
         if len(missing):
             raise ReportError(f"{name} lacks {len(missing)} judged rows, the first {missing[0]}; run {run.command}")
         scores |= {column: table.loc[rows, column].to_numpy(float) for column in table.columns}
     return scores
+
+
+def simple_scores(run: artifacts.Run, rows) -> dict[str, np.ndarray]:
+    """Scores of all baselines and evidence models on `rows` [n]: name -> [n] probability."""
+    return _scores_on(run, ("baseline_scores.parquet", "evidence_model_scores.parquet"), rows)
+
+
+def classic_scores(run: artifacts.Run, rows) -> dict[str, np.ndarray]:
+    """Scores of the classic click models on `rows` [n], as `simple_scores`; {} where the run has none."""
+    name = "click_model_scores.parquet"
+    return _scores_on(run, (name,), rows) if artifacts.artifact_hash(run, name) else {}
 
 
 def policy_scores(decisions: pd.DataFrame, rows, p_yes: np.ndarray) -> dict[str, np.ndarray]:
@@ -109,11 +122,11 @@ def policy_scores(decisions: pd.DataFrame, rows, p_yes: np.ndarray) -> dict[str,
 
 
 def best_on_validation(run: artifacts.Run, names) -> str:
-    """Which of the simple models `names` has the highest AUC on the selection half of validation."""
+    """Which of the simple or classic models `names` has the highest AUC on the selection half of validation."""
     split = artifacts.read_table(run, "split.parquet")
     rows = split.loc[(split["split"] == "validation") & (split["half"] == "select"), "row"].to_numpy()
     label = artifacts.read_table(run, "interactions.parquet").set_index("row").loc[rows, "label"].to_numpy()
-    scores = simple_scores(run, rows)
+    scores = simple_scores(run, rows) | classic_scores(run, rows)
     return max(names, key=lambda name: np.nan_to_num(metrics.auc(label, scores[name]), nan=0.5))
 
 
@@ -139,24 +152,33 @@ def stack(fit_label, fit_scores, scores) -> np.ndarray:
     return model.predict_proba(np.column_stack([_logit(s) for s in scores]))[:, 1]
 
 
-def stacked_score(run: artifacts.Run, head: pd.DataFrame, evidence_model: str, test_scores: dict) -> np.ndarray:
-    """LLM at full depth and the best simple model together: fitted on judged rows of the select half, [n] on test."""
+def stacked_score(run: artifacts.Run, head: pd.DataFrame, model: str, test_scores: dict) -> np.ndarray:
+    """LLM at full depth and another model together: fitted on judged rows of the select half, [n] on test."""
     full = f"both@{exit_layers(head)[-1]}"
     rows, scores = llm_scores(head[head["half"] == "select"], "validation", ("both",))
-    fit = [scores[full], simple_scores(run, rows["row"].to_numpy())[evidence_model]]
-    return stack(rows["label"].to_numpy(), fit, [test_scores[full], test_scores[evidence_model]])
+    row = rows["row"].to_numpy()
+    fit = [scores[full], (simple_scores(run, row) | classic_scores(run, row))[model]]
+    return stack(rows["label"].to_numpy(), fit, [test_scores[full], test_scores[model]])
 
 
 def choices(run: artifacts.Run) -> dict[str, str]:
-    """The simple models to compare with, each chosen on validation: best_trivial, best, evidence_model."""
+    """The models without an LLM to compare with, each chosen on validation.
+
+    Returns:
+        best_trivial_baseline, best_baseline, evidence_model; where the run has classic click models, the keys of
+        `CLASSIC` too.
+    """
     baselines = [c for c in artifacts.read_table(run, "baseline_scores.parquet").columns if c != "row"]
     models = [c for c in artifacts.read_table(run, "evidence_model_scores.parquet").columns if c != "row"]
     evidence = [c for c in models if c.endswith("_evidence")]  # those that learned from the LLM's own label rows
+    classic = list(classic_scores(run, []))
     return {
         "best_trivial_baseline": best_on_validation(run, TRIVIAL_BASELINES),
         "best_baseline": best_on_validation(run, baselines + models),
         "evidence_model": best_on_validation(run, evidence),
-    }
+        **{key: best_on_validation(run, [c for c in classic if c.endswith(ending)])
+           for key, ending in CLASSIC.items() if classic},
+    }  # fmt: skip
 
 
 def judge(run: artifacts.Run, chosen: dict[str, str], n_bootstrap: int, seed: int, split: str = "test") -> Judged:
@@ -170,17 +192,20 @@ def judge(run: artifacts.Run, chosen: dict[str, str], n_bootstrap: int, seed: in
         split: which rows to judge.
 
     Returns:
-        `Judged` with scores `mode@layer`, one per baseline, evidence model and policy, `stacked`, and the constant
-        `CLICK_RATE`.
+        `Judged` with scores `mode@layer`, one per baseline, evidence model, chosen classic model and policy, `stacked`,
+        `STACKED_CLASSIC` where there is a classic model to stack on, and the constant `CLICK_RATE`.
     """
     head = artifacts.read_table(run, "head_scores.parquet")
     frame, scores = llm_scores(head, split)
     row = frame["row"].to_numpy()
     p_yes = np.column_stack([scores[f"both@{layer}"] for layer in exit_layers(head)])  # [n, E]
-    simple = simple_scores(run, row)
+    simple, classic = simple_scores(run, row), classic_scores(run, row)
+    simple |= {chosen[key]: classic[chosen[key]] for key in CLASSIC if key in chosen}
     policies = policy_scores(artifacts.read_table(run, "exit_decisions.parquet"), row, p_yes)
     scores = {**scores, **simple, **policies}
     scores["stacked"] = stacked_score(run, head, chosen["evidence_model"], scores)
+    if "best_classic_all_labels" in chosen:
+        scores[STACKED_CLASSIC] = stacked_score(run, head, chosen["best_classic_all_labels"], scores)
     select = (head["split"] == "validation") & (head["half"] == "select") & (head["mode"] == "both")
     scores[CLICK_RATE] = np.full(len(row), head.loc[select, "label"].mean())
     label, user_id = frame["label"].to_numpy(), frame["user_id"].to_numpy()

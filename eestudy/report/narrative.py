@@ -84,6 +84,25 @@ def _risk_sentence(values: dict) -> str:
             f"{with_interval(worst)} of the calibrations drawn. By bound: {'; '.join(texts) or 'not measured'}.")
 
 
+def classic_sentences(values: dict, choices: dict) -> list[str]:
+    """The LLM against the best classic click models; [] where none was fitted."""
+    llm, names = "the LLM at full depth", {}
+    for key, what in (("same_labels", "the same labels"), ("all_labels", "all training data")):
+        model = choices.get(f"best_classic_{key}", "").removesuffix(f"_{key}").replace("_", " ")
+        names[key] = f"the best classic model on {what} ({model})"
+    found = [(f"llm_minus_best_classic_{key}", llm, name) for key, name in names.items()]
+    found.append(("stacked_minus_best_classic_all_labels", "LLM and classic model stacked", names["all_labels"]))
+    return [verdict(values[f"auc_{key}"], *pair) for key, *pair in found if f"auc_{key}" in values]
+
+
+def _trained_apart(values: dict) -> list[str]:
+    """Comparisons of models that were trained apart (`make ablations`); [] where none was."""
+    names = {"retrieval_minus_own_no_retrieval_model": ("a model trained with evidence", "one trained without"),
+             "retrieval_minus_item_mean_prompt": ("a model trained on similar users", "one trained on item means"),
+             "dynamic_minus_static_same_latency": ("dynamic exit", "a truncated model that is no slower")}  # fmt: skip
+    return [verdict(values[f"auc_{key}"], *pair) for key, pair in names.items() if f"auc_{key}" in values]
+
+
 def findings(metrics: dict) -> list[str]:
     """What was found, one sentence each, from `metrics.json`; whoever wins is named, 0 inside an interval too."""
     values = {item["name"]: item for item in metrics["metrics"] if item["value"] is not None}
@@ -95,6 +114,7 @@ def findings(metrics: dict) -> list[str]:
         f"The LLM at full depth with evidence: AUC {with_interval(values.get('auc_full_depth_retrieval'))}, "
         f"GAUC (within users) {with_interval(values.get('gauc_full_depth_retrieval'))}.",
         verdict(values.get("auc_retrieval_gain"), "full depth with evidence", "full depth without"),
+        *_trained_apart(values),
         verdict(values.get("auc_llm_minus_item_plus_user_mean"), llm, "item mean + user mean"),
         verdict(values.get("gauc_llm_minus_item_plus_user_mean"), llm, "item mean + user mean", "GAUC"),
         verdict(values.get("auc_llm_minus_evidence_model"), llm, evidence),
@@ -103,6 +123,7 @@ def findings(metrics: dict) -> list[str]:
         verdict(values.get("auc_early_exit_minus_full_depth"), early, "full depth"),
         verdict(values.get("auc_dynamic_minus_static_same_cost"), early, static),
         verdict(values.get("auc_dynamic_minus_static_selected"), early, "the static exit that validation chooses"),
+        *classic_sentences(values, metrics.get("choices", {})),
         *retrieval_sentences(values),
         _saving_sentence(values), _speed_sentence(values), _depth_sentence(values), _risk_sentence(values),
     ]  # fmt: skip

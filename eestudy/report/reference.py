@@ -23,8 +23,9 @@ from eestudy.report.narrative import examples
 BASE = artifacts.reference_dir()
 REQUIRED = ("metrics.json", "head_scores.parquet", "baseline_scores.parquet", "evidence_model_scores.parquet",
             "latency.csv", "policies.csv", "tradeoff.csv", "depth_curves.csv", "report.md", "report.html")  # fmt: skip
-OPTIONAL = ("training.csv", "selected_policy.json", "risk.csv", "choices.json", "environment.json", "durations.json",
-            *artifacts.BENCH)  # fmt: skip
+OPTIONAL = ("click_model_scores.parquet", "click_models.csv", "classic_gains.csv", "training.csv",
+            "selected_policy.json", "risk.csv", "exit_groups.csv", "choices.json", "environment.json", "durations.json",
+            artifacts.RETRIEVERS, artifacts.PROBES, *artifacts.BENCH)  # fmt: skip
 PACKAGES = ("torch", "transformers", "torch_geometric", "peft", "accelerate", "faiss-cpu", "numpy", "pandas",
             "scikit-learn", "matplotlib")  # fmt: skip
 LEFT_OUT = "[left out of the reference: the number of rows with titles is limited]\n"
@@ -80,7 +81,7 @@ def _cpu() -> str:
 
 def provenance(metrics: dict) -> dict:
     """What made these numbers: commit, dirty flag, source hashes, versions, processor."""
-    status = _git("status", "--porcelain", "--", ".", ":(exclude)results/reference")
+    status = _git("status", "--porcelain", "--", ".", ":(exclude)results", ":(exclude)README.md")  # these are rendered
     versions = {}
     for name in PACKAGES:
         try:

@@ -22,7 +22,8 @@ def retrieval_sentences(values: dict[str, dict]) -> list[str]:
     Returns:
         Sentences; what was not measured is left out, so [] where nothing was.
     """
-    return [sentence for sentence in (_effect(values), _density(values), _popularity(values)) if sentence]
+    return [sentence for sentence in (_effect(values), _density(values), _popularity(values), _against_llm(values))
+            if sentence]
 
 
 def _effect(values: dict) -> str:
@@ -60,3 +61,18 @@ def _popularity(values: dict) -> str:
     return (f"Without an LLM, similar users have an AUC of {number(alone['value'], 3)}, "
             f"{with_interval(chosen, signed=True)} against random ones: {word}. "
             f"Beside it: {', '.join(facts)}.")  # fmt: skip
+
+
+def _against_llm(values: dict) -> str:
+    """The graph's neighbours against those that an LLM finds by reading the histories."""
+    alone, read = (values.get(f"auc_{kind}_gcn_minus_llm_retriever") for kind in ("alone", "llm_reading"))
+    ratio = values.get("retriever_lookup_ratio_llm_vs_gcn")
+    if any(item is None or item["ci95"] is None for item in (alone, read, ratio)):
+        return ""
+    low, high = read["ci95"]
+    word = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+    times, *ends = (f"{value:,.0f}" for value in (ratio["value"], *ratio["ci95"]))
+    return (f"Raters by the graph against raters by an LLM that reads the histories: {word}, AUC of the LLM reading "
+            f"their ratings {with_interval(read, signed=True)}, of the ratings alone "
+            f"{with_interval(alone, signed=True)}; after a new interaction the LLM's look-up takes {times} "
+            f"[{', '.join(ends)}] times as long.")  # fmt: skip

@@ -54,7 +54,8 @@ def rating_matrix(allowed: pd.DataFrame, n_users: int, n_items: int) -> np.ndarr
     return csr_array(entries, shape=shape).toarray()
 
 
-def _table_similarity(vectors: np.ndarray) -> Similarity:
+def table_similarity(vectors: np.ndarray) -> Similarity:
+    """`vector_similarity` looked up in a table of all pairs. Args: vectors [N, D], N in the thousands at most."""
     unit = normalise(vectors)
     table = unit @ unit.T  # [N, N]: where vectors are about as long as N, cheaper than one product per pair
     return lambda left, right: table[left, right]
@@ -88,7 +89,7 @@ def rival_retrievers(
     rivals = [random, Retriever("most active", *by_count, by_count[1])]
     if stars and max(n_users, n_items) <= MOST_IN_TABLE:
         ratings = rating_matrix(allowed, n_users, n_items)
-        rivals.append(Retriever("cosine on ratings", _table_similarity(ratings), _table_similarity(ratings.T)))
+        rivals.append(Retriever("cosine on ratings", table_similarity(ratings), table_similarity(ratings.T)))
     return rivals
 
 
@@ -192,7 +193,8 @@ def build_evidence(
     Returns:
         Q rows in the order given: row, user_mean, n_user (the user's allowed ratings before the request),
         item_mean, n_item (the target's), others (int8 ratings of the target by its most similar raters),
-        others_mean, own (int8 ratings by the user of the items most similar to the target), own_mean.
+        others_mean, own (int8 ratings by the user of the items most similar to the target), own_items (their ids),
+        own_mean.
         Means are plain and NaN where there is nothing.
 
     Raises:
@@ -207,13 +209,13 @@ def build_evidence(
     by_user = group_before(allowed, "user_id", "item_id", user, before)  # what the user rated
     others = [by_item.rating[places] for places, _ in
               most_similar(by_item, user, retriever.user_similarity, n_similar_users)]  # fmt: skip
-    own = [by_user.rating[places] for places, _ in
-           most_similar(by_user, item, retriever.item_similarity, n_similar_items)]  # fmt: skip
+    mine = [places for places, _ in most_similar(by_user, item, retriever.item_similarity, n_similar_items)]
+    own = [by_user.rating[places] for places in mine]
     return pd.DataFrame({
         "row": rows["row"].to_numpy(), "user_mean": by_user.mean(), "n_user": by_user.count(),
         "item_mean": by_item.mean(), "n_item": by_item.count(),
         "others": _whole(others), "others_mean": mean_of_each(others),
-        "own": _whole(own), "own_mean": mean_of_each(own),
+        "own": _whole(own), "own_items": [by_user.other[places] for places in mine], "own_mean": mean_of_each(own),
     })  # fmt: skip
 
 

@@ -176,21 +176,50 @@ def _embed(model: LightGCN, multiply) -> torch.Tensor:
     return out
 
 
-def make_model(n_users: int, n_items: int, embedding_dim: int, n_layers: int) -> LightGCN:
+def make_model(
+    n_users: int, n_items: int, embedding_dim: int, n_layers: int, last_layer_only: bool = False
+) -> LightGCN:  # fmt: skip
     """An untrained LightGCN over all users and items.
 
     `alpha=None` is the library's 1 / (n_layers + 1) for every layer, the untouched embedding (layer 0)
     included: the read-out is the plain mean over layers. It expects a `propagation_matrix`.
 
+    Args:
+        n_users, n_items: U and I.
+        embedding_dim, n_layers: D, and the propagation steps.
+        last_layer_only: read out the last layer alone, in training too: what the paper compares the mean with.
+
     Source: He et al. 2020, "LightGCN", eq. 3, 4 and 8.
     """
-    return LightGCN(n_users + n_items, embedding_dim, n_layers, alpha=None, normalize=False)
+    alpha = torch.eye(n_layers + 1)[-1] if last_layer_only else None
+    return LightGCN(n_users + n_items, embedding_dim, n_layers, alpha=alpha, normalize=False)
+
+
+def fold_in(item_emb: np.ndarray, item_degree: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """A user's vector from the items of their lines, by one propagation step instead of a new training.
+
+    sum over the items i of e_i / sqrt(d_user d_i), d the number of lines: what the step of LightGCN gives a user whose
+    newest line is already drawn, with the items' final vectors.
+
+    Args:
+        item_emb: [I, D].
+        item_degree: [I] lines of each item, this user's newest one included.
+        items: [n] ids of the user's items.
+
+    Returns:
+        [D]; zeros where the user has no line.
+
+    Source: He et al. 2020, "LightGCN", eq. 3.
+    """
+    weight = 1 / np.sqrt(max(len(items), 1) * item_degree[items])  # [n]
+    return (weight @ item_emb[items]).astype(np.float32)
 
 
 def train_lightgcn(
     user_id: np.ndarray, item_id: np.ndarray, n_users: int, n_items: int, *, embedding_dim: int = 64,
     n_layers: int = 2, epochs: int = 30, batch_size: int = 4096, lr: float = 0.01, lambda_reg: float = 1e-4,
     seed: int = 0, max_steps: int = MAX_STEPS, after_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+    last_layer_only: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:  # fmt: skip
     """Train LightGCN on the edges by BPR: an item the user has an edge to should score above one without.
 
@@ -202,11 +231,11 @@ def train_lightgcn(
         embedding_dim, n_layers: D, and the propagation steps.
         epochs, batch_size: passes over the M edges; edges per step at least, each with one sampled negative.
         lr, lambda_reg: Adam's learning rate; weight of the L2 penalty on the batch's embeddings.
-        seed, max_steps: of initial values, order and negatives; steps of an epoch, at most.
+        seed, max_steps, last_layer_only: of all that is drawn; steps of an epoch, at most; see `make_model`.
         after_epoch: called with the number (from 0) and the mean loss of each epoch that is done.
 
     Returns:
-        user_emb [U, D] and item_emb [I, D] float32, mean over layers 0..n_layers; mean BPR loss per epoch.
+        user_emb [U, D] and item_emb [I, D] float32, mean over layers or the last; mean BPR loss per epoch.
 
     Raises:
         ValueError: no edges.
@@ -218,9 +247,8 @@ def train_lightgcn(
     edges, rng, losses = np.stack([user_id, item_id]).astype(np.int64), np.random.default_rng(seed), []  # [2, M]
     multiply, size = _multiplication(edges, n_users, n_items), max(batch_size, -(-edges.shape[1] // max_steps))
     with _deterministic(seed):
-        model = make_model(n_users, n_items, embedding_dim, n_layers)
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-        draw = _sampler(edges, n_users, n_items, size, rng)
+        model = make_model(n_users, n_items, embedding_dim, n_layers, last_layer_only)
+        optimizer, draw = torch.optim.Adam(model.parameters(), lr=lr), _sampler(edges, n_users, n_items, size, rng)
         for epoch in progress(range(epochs), "LightGCN", unit="epoch"):
             losses.append(_epoch(model, optimizer, multiply, draw(), lambda_reg))
             after_epoch(epoch, losses[-1])

@@ -37,7 +37,8 @@ def match_evidence(
         Q rows in the order given: row, n_user (what the user took), n_item (by how many the target was taken),
         others_mean (of those who took the target, the mean similarity of the ones most similar to the user: the
         paper's similar users), match (of the user's and the target's place in the graph), own_mean (the largest
-        similarity of the target to an item that the user took); NaN where there is nobody or nothing.
+        similarity of the target to an item that the user took), own_items (that item's id, as a list); NaN or empty
+        where there is nobody or nothing.
 
     Raises:
         ValueError: a pair to be judged is among those that may be known.
@@ -47,13 +48,13 @@ def match_evidence(
     refuse_own_rating(rows, allowed)
     by_item = group_before(allowed, "item_id", "user_id", item, before)  # who took the target
     by_user = group_before(allowed, "user_id", "item_id", user, before)  # what the user took
-    others, closest = ([similarities for _, similarities in found] for found in (
-        most_similar(by_item, user, retriever.user_similarity, n_similar_users),
-        most_similar(by_user, item, retriever.item_similarity, 1)))  # fmt: skip
+    others = [near for _, near in most_similar(by_item, user, retriever.user_similarity, n_similar_users)]
+    closest = most_similar(by_user, item, retriever.item_similarity, 1)
     return pd.DataFrame({
         "row": rows["row"].to_numpy(), "n_user": by_user.count(), "n_item": by_item.count(),
         "others_mean": mean_of_each(others), "match": retriever.match(user, item).astype(np.float64),
-        "own_mean": mean_of_each(closest),
+        "own_mean": mean_of_each([near for _, near in closest]),
+        "own_items": [by_user.other[places] for places, _ in closest],
     })  # fmt: skip
 
 

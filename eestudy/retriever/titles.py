@@ -12,6 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from eestudy.retriever.evidence import Similarity, forward_parts, group_before, in_chunks, mean_of_each, most_similar
 
 TITLE_FEATURES = ("title_closest", "title_mean")
+SENTENCE_FEATURES = ("sentence_closest", "sentence_mean")
 
 
 def title_similarity(titles: Sequence[str]) -> Similarity:
@@ -44,18 +45,19 @@ def title_evidence(rows: pd.DataFrame, liked: pd.DataFrame, similarity: Similari
                          "title_mean": mean_of_each(found)})  # fmt: skip
 
 
-def split_titles(interactions: pd.DataFrame, split: pd.DataFrame, titles: Sequence[str], k: int) -> pd.DataFrame:
-    """`title_evidence` of every judged label row and every later row, by the forward split of `split_evidence`.
+def split_titles(
+    interactions: pd.DataFrame, split: pd.DataFrame, similarity: Similarity, k: int, name: str = "title"
+) -> pd.DataFrame:  # fmt: skip
+    """`title_evidence` of every label row and every later row, by the forward split of `split_evidence`.
 
     Args:
         interactions: row, user_id, item_id, rating, label, timestamp, observed.
-        split: row, split, judged, request_timestamp.
-        titles: [I] by item id.
+        split: row, split, request_timestamp.
+        similarity: of titles, by item id.
         k: see `title_evidence`.
+        name: what the two columns are called: `<name>_closest` and `<name>_mean`.
     """
-    similarity = title_similarity(titles)
-    found = []
-    for asked, known in forward_parts(interactions, split):
-        wanted = asked[asked["judged"] | (asked["split"] != "label")]
-        found.append(title_evidence(wanted, known[known["label"] == 1], similarity, k))
-    return pd.concat(found, ignore_index=True).sort_values("row").reset_index(drop=True)
+    found = [title_evidence(asked, known[known["label"] == 1], similarity, k)
+             for asked, known in forward_parts(interactions, split)]  # fmt: skip
+    found = pd.concat(found, ignore_index=True).sort_values("row").reset_index(drop=True)
+    return found.rename(columns={column: column.replace("title", name, 1) for column in TITLE_FEATURES})

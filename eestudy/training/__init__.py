@@ -25,8 +25,10 @@ from eestudy.training.requests import (
     first_rows,
     keep,
     load_requests,
+    main_mode,
     only_mode,
     share_batch,
+    taught,
 )
 from eestudy.training.scoring import (
     calibrate_scores,
@@ -43,7 +45,7 @@ from eestudy.training.scoring import (
 __all__ = [
     "ADAPTER", "CHECKPOINTS", "HEADS", "ExitModel", "Request", "build_model", "calibrate_scores", "describe_rows",
     "drop_evidence", "first_rows", "head_logits", "initialise_heads", "keep", "load_requests", "load_scorable",
-    "load_trained", "look", "make_batches", "make_optimizer", "merge_adapter", "only_mode", "schedule", "score_chunks",
-    "score_parts", "score_requests", "score_share", "scoring_fingerprint", "share_batch", "shared_logits", "train",
-    "trained_arrays", "training_fingerprint",
+    "load_trained", "look", "main_mode", "make_batches", "make_optimizer", "merge_adapter", "only_mode", "schedule",
+    "score_chunks", "score_parts", "score_requests", "score_share", "scoring_fingerprint", "share_batch",
+    "shared_logits", "taught", "train", "trained_arrays", "training_fingerprint",
 ]

@@ -35,7 +35,7 @@ from eestudy.training.model import (
     training_fingerprint,
     whole,
 )
-from eestudy.training.requests import Request, drop_evidence, first_rows, only_mode, share_batch
+from eestudy.training.requests import Request, drop_evidence, first_rows, main_mode, only_mode, share_batch
 from eestudy.training.scoring import head_logits
 
 LOG = "training.csv"
@@ -72,9 +72,11 @@ def shared_logits(accelerator: Accelerator, model: ExitModel, requests: Sequence
     return accelerator.reduce(torch.from_numpy(found).to(accelerator.device), reduction="sum").cpu().numpy()
 
 
-def initialise_heads(accelerator: Accelerator, model: ExitModel, requests: Sequence[Request], n_rows: int) -> None:
-    """Fit every head's scale and bias on a few hundred label rows (mode 'both'), so that no step goes to scale."""
-    some = first_rows(only_mode(requests, "both"), n_rows)
+def initialise_heads(
+    accelerator: Accelerator, model: ExitModel, requests: Sequence[Request], n_rows: int, mode: str = "both"
+) -> None:
+    """Fit every head's scale and bias on a few hundred label rows in one mode, so that no step goes to scale."""
+    some = first_rows(only_mode(requests, mode), n_rows)
     logits = shared_logits(accelerator, model, some)
     exit_heads.fit_scale_and_bias(model.heads, logits.T, np.concatenate([r.labels for r in some]))
     broadcast([parameter.data for parameter in model.heads.parameters()])  # processors may differ in the last bit
@@ -104,16 +106,17 @@ def train(cfg: StudyConfig, run: Run, tokenizer, requests: dict[str, list[Reques
     rates = [group["lr"] for group in optimizer.param_groups]
     batches = make_batches(cfg, requests["label"])
     looks = {round(len(batches) * (k + 1) / cfg.heads.evaluations) for k in range(cfg.heads.evaluations)}
-    judged = first_rows(only_mode(requests["select"], "both"), cfg.heads.n_eval_rows)
+    mode, weights = main_mode(cfg.prompt.keep_probability), _weights(cfg)
+    judged = first_rows(only_mode(requests["select"], mode), cfg.heads.n_eval_rows)
     if done == 0:
-        initialise_heads(accelerator, model, requests["label"], cfg.heads.n_init_rows)
+        initialise_heads(accelerator, model, requests["label"], cfg.heads.n_init_rows, mode)
     for step in _main_progress(accelerator, range(done, len(batches)), initial=done):
         factor = schedule(step, len(batches), cfg.heads.warmup_fraction)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
-        lines.append(_step(accelerator, wrapped, optimizer, batches[step], step + 1, model.heads))
+        lines.append(_step(accelerator, wrapped, optimizer, batches[step], step + 1, model.heads, cfg))
         if step + 1 in looks:
-            lines.append(look(accelerator, model, judged, step + 1))
+            lines.append(look(accelerator, model, judged, step + 1, weights))
             best = _better(trained_arrays(model), best, lines)
         if (step + 1) % cfg.heads.checkpoint_steps == 0 or step + 1 in looks:
             _checkpoint(run, accelerator, model, optimizer, wanted, (step + 1, lines, best))
@@ -137,7 +140,24 @@ def _main_progress(accelerator: Accelerator, steps: range, initial: int):
     return progress(steps, "training", initial=initial) if accelerator.is_main_process else steps
 
 
-def _step(accelerator: Accelerator, wrapped, optimizer, batch: list[Request], step: int, heads) -> dict:
+def _weights(cfg: StudyConfig) -> np.ndarray:
+    return np.array(exit_heads.head_weights(cfg.heads.exit_layers, cfg.heads.loss_weights), dtype=np.float32)
+
+
+def _objective(cfg: StudyConfig, losses: torch.Tensor, logits: torch.Tensor, fraction: float) -> torch.Tensor:
+    """What is minimised: the heads' losses [E] as weighted, and what the last head's answer [E, C] teaches the others.
+
+    With equal weights these are the losses' mean, bit by bit: a product with 1 is exact.
+    """
+    total = (losses * torch.as_tensor(_weights(cfg), device=losses.device)).mean()
+    if cfg.heads.distill:
+        total = total + cfg.heads.distill * fraction * exit_heads.distillation_loss(logits)
+    return total
+
+
+def _step(
+    accelerator: Accelerator, wrapped, optimizer, batch: list[Request], step: int, heads, cfg: StudyConfig
+) -> dict:  # fmt: skip
     """One optimiser step on this process's share of the batch; returns a log line of the whole batch."""
     record: dict = {"kind": "step", "step": step}
     wrapped.train()
@@ -147,10 +167,13 @@ def _step(accelerator: Accelerator, wrapped, optimizer, batch: list[Request], st
         losses = []
         for turn, (request, fraction) in enumerate(parts, 1):
             pack = backbone.make_pack(request.prefix, request.suffixes, accelerator.device)
-            labels = torch.as_tensor(request.labels, device=accelerator.device)
+            wanted = request.labels if request.targets is None else request.targets
+            labels = torch.as_tensor(wanted, device=accelerator.device)
             with nullcontext() if turn == len(parts) else accelerator.no_sync(wrapped):  # gradients meet once a step
-                loss = exit_heads.joint_loss(wrapped(pack), labels) * fraction  # [E]
-                accelerator.backward(loss.mean() * n / len(batch))  # times n: gradients are averaged
+                logits = wrapped(pack)  # [E, C]
+                loss = exit_heads.joint_loss(logits, labels) * fraction  # [E]
+                objective = _objective(cfg, loss, logits, fraction)
+                accelerator.backward(objective * n / len(batch))  # times n: gradients are averaged
             losses.append(loss.detach())
         _average_heads(accelerator, heads)
         accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
@@ -170,8 +193,10 @@ def _average_heads(accelerator: Accelerator, heads) -> None:
             parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
 
 
-def look(accelerator: Accelerator, model: ExitModel, requests: Sequence[Request], step: int) -> dict:
-    """Log loss and AUC of every head on validation requests, as a log line."""
+def look(
+    accelerator: Accelerator, model: ExitModel, requests: Sequence[Request], step: int, weights: np.ndarray | float = 1,
+) -> dict:  # fmt: skip
+    """Log loss and AUC of every head on validation requests, as a log line; `loss` weighs the heads [E] as training."""
     record: dict = {"kind": "look", "step": step}
     with artifacts.stopwatch(record, "seconds"):
         logits = shared_logits(accelerator, model, requests)  # [n, E]
@@ -180,7 +205,7 @@ def look(accelerator: Accelerator, model: ExitModel, requests: Sequence[Request]
     for layer, z in zip(model.heads.exit_layers, logits.T, strict=True):
         record[f"loss_{layer}"] = log_loss(labels, 1 / (1 + np.exp(-z.astype(np.float64))))
         record[f"auc_{layer}"] = auc(labels, z)
-    record["loss"] = float(np.mean([record[f"loss_{layer}"] for layer in model.heads.exit_layers]))
+    record["loss"] = float(np.mean(np.array([record[f"loss_{k}"] for k in model.heads.exit_layers]) * weights))
     return record
 
 

@@ -45,7 +45,10 @@ def build_model(cfg: StudyConfig, tokenizer) -> ExitModel:
     heads = exit_heads.ExitHeads(layers, norm_weight, direction, eps)
     torch.manual_seed(cfg.seed)
     lora = LoraConfig(r=cfg.heads.lora_rank, lora_alpha=cfg.heads.lora_alpha, target_modules="all-linear")
-    return ExitModel(get_peft_model(model, lora), heads)
+    adapted = get_peft_model(model, lora)
+    if not cfg.heads.train_adapter:  # an adapter that never learns adds nothing: its second factor starts at 0
+        adapted.requires_grad_(False)
+    return ExitModel(adapted, heads)
 
 
 def merge_adapter(model: ExitModel) -> ExitModel:

@@ -22,6 +22,7 @@ class Request:
     modes: np.ndarray  # [C] index into MODES
     labels: np.ndarray  # [C]
     user: int | None = None  # whose request it is; decides which process scores it
+    targets: np.ndarray | None = None  # [C] in [0, 1], what a teacher makes of the labels; None: the labels themselves
 
 
 def load_requests(run: Run, tokenizer) -> dict[str, list[Request]]:
@@ -47,12 +48,30 @@ def keep(request: Request, wanted: np.ndarray) -> Request:
     """The request with only the candidates where `wanted` [C] is true."""
     index = np.flatnonzero(wanted)
     return replace(request, suffixes=[request.suffixes[i] for i in index], rows=request.rows[index],
-                   modes=request.modes[index], labels=request.labels[index])
+                   modes=request.modes[index], labels=request.labels[index],
+                   targets=None if request.targets is None else request.targets[index])
+
+
+def taught(requests: Sequence[Request], p_yes: Sequence[np.ndarray], share: float) -> list[Request]:
+    """Requests whose targets lie between label and a teacher's answer.
+
+    Args:
+        requests: of the label part.
+        p_yes: the teacher's answers, one [C] a request.
+        share: of the teacher in the target.
+    """
+    return [replace(r, targets=(share * p + (1 - share) * r.labels).astype(np.float32))
+            for r, p in zip(requests, p_yes, strict=True)]  # fmt: skip
 
 
 def only_mode(requests: Sequence[Request], mode: str) -> list[Request]:
     """Each request with its candidates in one mode."""
     return [keep(r, r.modes == MODES.index(mode)) for r in requests]
+
+
+def main_mode(probability: Sequence[float]) -> str:
+    """The mode that training shows most often: heads are initialised and looked at in it."""
+    return MODES[int(np.argmax(probability))]
 
 
 def drop_evidence(request: Request, probability: Sequence[float], rng: np.random.Generator) -> Request:

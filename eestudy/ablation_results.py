@@ -1,0 +1,162 @@
+"""What `make ablations` found, for the notebooks: the run's own summary, or the committed one of its dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from eestudy import artifacts
+from eestudy.artifacts import metric
+
+LEVEL = 0.05  # family-wise, of the adjusted comparisons
+HEADLINE_ROWS = {"auc_retrieval_minus_own_no_retrieval_model": "only_both",
+                 "auc_retrieval_minus_item_mean_prompt": "only_similar_users"}  # fmt: skip
+LEARNED = {"same labels": "", "same time": "_same_time", "a teacher": "_distilled"}  # truncated rivals, by their ending
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """The four tables of a summary; rows that were not run stand in them without values."""
+
+    comparisons: pd.DataFrame  # of `eestudy.ablations.compare_all`
+    curves: pd.DataFrame  # of `eestudy.ablations.curves`
+    seeds: pd.DataFrame  # of `eestudy.ablations.seed_spread`
+    duels: pd.DataFrame  # of `eestudy.ablations.duel_table`
+    own: bool  # of this run; else the committed one
+
+
+def told(run: artifacts.Run) -> Ablations | None:
+    """The run's own summary if there is one, else the committed one of its dataset and profile, else None.
+
+    Raises:
+        artifacts.ArtifactError: a table of the run is damaged.
+    """
+    if all(artifacts.artifact_hash(run, name) for name in artifacts.ABLATIONS):
+        return Ablations(*(artifacts.read_table(run, name) for name in artifacts.ABLATIONS), own=True)
+    paths = [kept_folder(run) / name for name in artifacts.ABLATIONS]
+    return Ablations(*map(pd.read_csv, paths), own=False) if all(path.exists() for path in paths) else None
+
+
+def kept_folder(run: artifacts.Run) -> Path:
+    """Where the committed rows and tables of a run's dataset and profile lie."""
+    return artifacts.reference_dir() / "ablations" / artifacts.study_name(run.dataset) / run.profile
+
+
+def measured_or_committed(run: artifacts.Run, name: str) -> pd.DataFrame:
+    """A table of the run, else of its committed reference, else an empty frame.
+
+    Args:
+        run: the study's.
+        name: with its ending, .csv.
+    """
+    if artifacts.artifact_hash(run, name):
+        return artifacts.read_table(run, name)
+    path = artifacts.reference_dir() / artifacts.study_name(run.dataset) / run.profile / name
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def answer(line: Mapping) -> str:
+    """What can be said of a comparison: 'higher', 'lower', 'no difference shown' or 'not run'."""
+    if not np.isfinite(line["value"]):
+        return "not run"
+    if not line["p_holm"] < LEVEL:
+        return "no difference shown"
+    return "higher" if line["value"] > 0 else "lower"
+
+
+def sentence(line: Mapping) -> str:
+    """A comparison in words; line: of the comparisons."""
+    if not np.isfinite(line["value"]):
+        return f"{line['question']} Not run ({line['row']} against {line['compared_with']})."
+    stale = " Measured by other code than today's." if line["state"] != "finished" else ""
+    return (f"{line['question']} AUC of {line['row']} {line['auc']:.3f}, of {line['compared_with']} at exit "
+            f"{line['at_exit']:.0f} {line['auc_compared']:.3f}: {line['value']:+.3f} (95 % interval "
+            f"{line['lo']:+.3f} to {line['hi']:+.3f}; adjusted p {line['p_holm']:.3f}): {answer(line)}.{stale}")
+
+
+def family_table(found: Ablations, family: str) -> pd.DataFrame:
+    """A family's comparisons for reading: question, rows, AUCs, paired difference with interval, answer."""
+    lines = found.comparisons[found.comparisons["family"] == family]
+    said = [f"{line['value']:+.3f} [{line['lo']:+.3f}, {line['hi']:+.3f}]" if np.isfinite(line["value"]) else ""
+            for line in lines.to_dict("records")]  # fmt: skip
+    return pd.DataFrame({
+        "question": lines["question"], "row": lines["row"], "AUC": lines["auc"].round(3),
+        "against": lines["compared_with"], "AUC there": lines["auc_compared"].round(3), "difference": said,
+        "adjusted p": lines["p_holm"].round(3), "answer": [answer(line) for line in lines.to_dict("records")],
+    }).fillna("").set_index("row")  # fmt: skip
+
+
+def family_sentences(found: Ablations, family: str) -> list[str]:
+    """One sentence for each comparison of a family that was run, and one that counts the others."""
+    lines = found.comparisons[found.comparisons["family"] == family]
+    run = lines["value"].notna()
+    missing = [f"Not run: {', '.join(lines.loc[~run, 'row'])}."] if not run.all() else []
+    return [sentence(line) for line in lines[run].to_dict("records")] + missing
+
+
+def family_text(found: Ablations | None, family: str) -> str:
+    """`family_sentences` as a Markdown list, or how to make them where there is no summary."""
+    if found is None:
+        return "Not measured for this dataset and profile: `make ablations` trains the models, a night or two."
+    return "".join(f"- {one}\n" for one in family_sentences(found, family))
+
+
+def duels_text(found: Ablations | None) -> str:
+    """`duel_sentence` of each duel as a Markdown list; '' where there is no summary."""
+    return "" if found is None else "".join(f"- {duel_sentence(line)}\n" for line in found.duels.to_dict("records"))
+
+
+def duel_sentence(line: Mapping) -> str:
+    """A line of the duels in words: dynamic exit against a truncated model that is no slower."""
+    if not np.isfinite(line["value"]):
+        return f"Dynamic exit against a truncated model that is no slower ({line['learned']}): not measured."
+    who = f"the best truncated model that is no slower ({line['rivals']}; {line['learned']})"
+    word = "better" if line["lo"] > 0 else "worse" if line["hi"] < 0 else "no clear difference"
+    return (f"Dynamic exit ({line['dynamic_ms']:.0f} ms a request) less {who}, {line['static_ms']:.0f} ms: AUC "
+            f"{line['value']:+.3f} [{line['lo']:+.3f}, {line['hi']:+.3f}] over {line['seeds']:.0f} seeds: {word}.")
+
+
+def headline_entries(found: Ablations | None) -> list[dict]:
+    """Headline entries of the table, null where it, or a row of it, is missing."""
+    lines = {} if found is None else found.comparisons.set_index("row").to_dict("index")
+    duels = {} if found is None else found.duels.set_index("learned").to_dict("index")
+    return [*(_entry(name, lines.get(row)) for name, row in HEADLINE_ROWS.items()),
+            *(_entry(f"auc_dynamic_minus_static_same_latency{ending}", duels.get(learned))
+              for learned, ending in LEARNED.items())]  # fmt: skip
+
+
+def _entry(name: str, line: Mapping | None) -> dict:
+    if line is None or not np.isfinite(line["value"]):
+        return metric(name, None, "AUC")
+    return metric(name, line["value"], "AUC", ci95=(line["lo"], line["hi"]), n=line["n"])
+
+
+def curves_figure(found: Ablations, lines: Mapping[tuple[str, str], str], title: str) -> Figure:
+    """AUC by depth of several rows of the table, with their intervals as bands.
+
+    Args:
+        found: the summary.
+        lines: {(row, mode): what it is called}; what was not run is left out.
+        title: of the figure.
+
+    Returns:
+        One line each, told apart by marker and dash, its name at its right end.
+    """
+    fig, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    curves = found.curves[(found.curves["metric"] == "auc") & (found.curves["seed"] == 0)]
+    marks = zip("osD^vPX*<>", ("-", "--", "-.", ":", "-", "--", "-.", ":", "-", "--"), strict=True)
+    for ((row, mode), name), (marker, dash) in zip(lines.items(), marks, strict=False):
+        part = curves[(curves["row"] == row) & (curves["mode"] == mode)].sort_values("exit_layer")
+        if len(part):
+            line, = axis.plot(part["exit_layer"], part["value"], marker=marker, linestyle=dash, label=name)
+            axis.fill_between(part["exit_layer"], part["lo"], part["hi"], color=line.get_color(), alpha=0.1)
+    axis.axhline(0.5, color="grey", linestyle=":")
+    axis.set(title=title, xlabel="exit layer", ylabel="AUC (95 % interval)")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig

@@ -1,0 +1,24 @@
+"""Ablations: one declarative table of small, equal trainings, each answering one question against another row.
+
+`table` declares the rows and what is compared with what, before anything is run; `rows` trains and scores one row in a
+folder of its own; `analysis` reads what is finished. `python -m eestudy.ablations` goes through the table, row by row.
+"""
+
+from eestudy.ablations.analysis import (
+    compare_all,
+    curves,
+    duel_table,
+    holm,
+    overhead,
+    same_latency,
+    seed_spread,
+    summary,
+)
+from eestudy.ablations.rows import Finished, find_all, find_finished, keep_row, open_row, row_fingerprint, run_row
+from eestudy.ablations.table import Row, all_rows, each_seed, settings_of
+
+__all__ = [
+    "Finished", "Row", "all_rows", "compare_all", "curves", "duel_table", "each_seed", "find_all", "find_finished",
+    "holm", "keep_row", "open_row", "overhead", "row_fingerprint", "run_row", "same_latency", "seed_spread",
+    "settings_of", "summary",
+]

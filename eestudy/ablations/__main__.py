@@ -1,0 +1,121 @@
+"""Run the table of ablations, row by row: `make ablations`, after notebook 03 of every seed.
+
+A row that is finished, here or committed, is not run again; one that was killed goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pandas as pd
+
+from eestudy import ablation_results, artifacts, assets, config, pipeline
+from eestudy.ablations import analysis, rows
+from eestudy.ablations.table import Row, all_rows, each_seed
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is not finished, in the table's order, then say what was found."""
+    given = _parser().parse_args(arguments)
+    try:
+        cfg = config.load(given.dataset, given.profile, given.seed)
+        chosen = choose(all_rows(cfg), given.only)
+        sources = {seed: artifacts.open_run(given.dataset, given.profile, seed)
+                   for _, seed in each_seed(chosen)}  # fmt: skip
+        if given.list:
+            print(listing(chosen, cfg, sources))
+        else:
+            run_all(chosen, cfg, sources, given.budget_minutes, given.keep)
+            told = summarise(cfg, artifacts.open_run(given.dataset, given.profile, 0), given.keep)
+            print("\n".join(map(ablation_results.sentence, told["comparisons"].to_dict("records"))))
+    except (ValueError, artifacts.ArtifactError, assets.AssetError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _parser():
+    parser = pipeline.parameters("Run the table of ablations.")
+    parser.add_argument("--only", action="append", help="a row's name; may be given several times")
+    parser.add_argument("--budget-minutes", type=float, help="start no row that would probably end later")
+    parser.add_argument("--keep", action="store_true", help="copy each finished row to the committed results at once")
+    parser.add_argument("--list", action="store_true", help="list the rows and what is finished; run nothing")
+    return parser
+
+
+def choose(known: tuple[Row, ...], names: list[str] | None) -> tuple[Row, ...]:
+    """The rows of these names, in the table's order; None takes all.
+
+    Raises:
+        ValueError: a name that no row has.
+    """
+    if names is None:
+        return known
+    if unknown := set(names) - {row.name for row in known}:
+        raise ValueError(f"unknown ablation {', '.join(sorted(unknown))}; known: {', '.join(r.name for r in known)}")
+    return tuple(row for row in known if row.name in names)
+
+
+def run_all(
+    chosen: tuple[Row, ...], cfg: config.StudyConfig, sources: dict[int, artifacts.Run], budget: float | None = None,
+    keep: bool = False,
+) -> None:  # fmt: skip
+    """Every row and seed that is not finished, until the budget would be overrun.
+
+    Args:
+        chosen: rows of the table, in its order.
+        cfg: the study's own settings.
+        sources: the study's run of each seed.
+        budget: minutes; a row is begun only where the longest row so far would still fit. None: no limit.
+        keep: copy each finished row to the committed results.
+    """
+    began, longest = time.perf_counter(), 0.0
+    for row, seed in each_seed(chosen):
+        found = rows.find_finished(row, cfg, seed, sources[seed])
+        if found is not None and found.current:
+            continue
+        if missing := rows.missing_tables(sources[seed]):
+            print(f"== ablation {row.name}, seed {seed}, waits for {', '.join(missing)}: {sources[seed].command}")
+            continue
+        if budget is not None and time.perf_counter() - began + longest > 60 * budget:
+            print(f"== the budget of {budget:g} minutes is used; the next row would be {row.name}, seed {seed}")
+            return
+        start = time.perf_counter()
+        rows.run_row(row, cfg, seed, sources[seed])
+        if keep:
+            rows.keep_row(row, seed, sources[seed])
+        longest = max(longest, time.perf_counter() - start)
+        print(f"== ablation {row.name}, seed {seed}: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+
+
+def summarise(cfg: config.StudyConfig, run: artifacts.Run, keep: bool) -> dict[str, pd.DataFrame]:
+    """Write what the finished rows say into the run, and with `keep` beside the committed rows, for the notebooks.
+
+    Args:
+        cfg: the study's own settings.
+        run: the study's, of seed 0.
+        keep: whether the committed results are written, too.
+
+    Returns:
+        The tables of `analysis.summary`, by name.
+    """
+    times = [ablation_results.measured_or_committed(run, name) for name in ("latency.csv", "policies.csv")]
+    told = analysis.summary(cfg, rows.find_all(cfg, run.dataset, run.profile), *times)
+    for name, frame in zip(artifacts.ABLATIONS, told.values(), strict=True):
+        artifacts.write_table(run, name, frame)
+        if keep:
+            artifacts.write_atomic(ablation_results.kept_folder(run) / name, artifacts.read_bytes(run, name))
+    return told
+
+
+def listing(chosen: tuple[Row, ...], cfg: config.StudyConfig, sources: dict[int, artifacts.Run]) -> str:
+    """One line a row and seed: its name, whether it is finished, and its question."""
+    lines = []
+    for row, seed in each_seed(chosen):
+        found = rows.find_finished(row, cfg, seed, sources[seed])
+        state = "not run" if found is None else "finished" if found.current else "of other code"
+        lines.append(f"{row.name:<22} seed {seed}  {state:<13}  {row.question}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""What `make retrievers` found, for notebook 03: the run's own table, or the committed one of its dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from eestudy import artifacts
+from eestudy.artifacts import metric
+
+MEASURED = ("evidence.parquet", "embeddings.safetensors", "adapter.safetensors", "exit_heads.safetensors",
+            "calibration.json")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Told:
+    """One line a way, and whether this run measured it."""
+
+    table: pd.DataFrame  # indexed by way
+    own: bool
+
+
+def subject(run: artifacts.Run) -> str:
+    """What a table is of: hash of the run's evidence and trained weights."""
+    return artifacts.fingerprint({name: artifacts.artifact_hash(run, name) for name in MEASURED})
+
+
+def told_retrievers(run: artifacts.Run) -> Told | None:
+    """The run's own table, if it is of its present evidence and weights; else the committed reference's, else None."""
+    name = artifacts.RETRIEVERS
+    mark = artifacts.read_meta(run, name).get("measured_on")
+    if artifacts.artifact_hash(run, name) and mark == subject(run):
+        return Told(artifacts.read_table(run, name).set_index("way"), True)
+    path = artifacts.reference_dir() / artifacts.study_name(run.dataset) / run.profile / name
+    return Told(pd.read_csv(path).set_index("way"), False) if path.exists() else None
+
+
+def retriever_entries(table: pd.DataFrame) -> list[dict]:
+    """Entries of `metrics_03.json`.
+
+    Args:
+        table: of `Told`.
+
+    Returns:
+        Of every way the AUC of its neighbours alone and of the LLM reading them, and the LLM's log loss; the graph
+        against the paper's LLM retriever in both; and how many times longer the latter takes after a new interaction.
+    """
+    found, names = [], {"auc_alone": "auc_alone", "auc_llm": "auc_llm_reading", "log_loss_llm": "log_loss_llm_reading"}
+    for way, row in table.iterrows():
+        for column, unit, n in (("auc_alone", "AUC", "n_alone"), ("auc_llm", "AUC", "n_llm"),
+                                ("log_loss_llm", "nats", "n_llm")):  # fmt: skip
+            if np.isfinite(row[column]):
+                found.append(_entry(f"{names[column]}_retriever_{way}", row, column, unit, row[n]))
+    llm = table.loc["llm"]
+    for column, n in (("auc_alone", "n_alone"), ("auc_llm", "n_llm")):  # the table has them the other way round
+        ends = (-llm[f"{column}_minus_hi"], -llm[f"{column}_minus_lo"])
+        found.append(metric(f"{names[column]}_gcn_minus_llm_retriever", -llm[f"{column}_minus"], "AUC",
+                            ci95=ends if np.isfinite(ends).all() else None, n=llm[n]))  # fmt: skip
+    for column, name in (("ratio", "retriever_lookup_ratio_llm_vs_gcn"),
+                         ("request_ratio", "retriever_request_ratio_llm_vs_gcn")):  # fmt: skip
+        found.append(_entry(name, llm, column, "ratio", llm["n_lookups"], kind="time"))
+    return found
+
+
+def _entry(name: str, row: pd.Series, column: str, unit: str, n, kind: str = "quality") -> dict:
+    ends = (row[f"{column}_lo"], row[f"{column}_hi"])
+    return metric(name, row[column], unit, kind, ci95=ends if np.isfinite(ends).all() else None, n=n)
+
+
+def shown_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table for reading: numbers with their intervals, what was not measured left empty."""
+    def said(column: str, digits: int = 3, sign: str = "") -> list[str]:
+        return [f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]" if np.isfinite(value)
+                else "" for value, low, high in zip(table[column], table[f"{column}_lo"], table[f"{column}_hi"],
+                                                    strict=True)]  # fmt: skip
+
+    return pd.DataFrame({
+        "AUC alone": said("auc_alone"), "less the graph's": said("auc_alone_minus", sign="+"),
+        "AUC, LLM reading": said("auc_llm"), "LLM less the graph's": said("auc_llm_minus", sign="+"),
+        "log loss, LLM": said("log_loss_llm"), "tokens added": table["tokens_added"].round(1).to_numpy(),
+    }, index=table["words"].rename(None))  # fmt: skip
+
+
+def ways_sentence(table: pd.DataFrame) -> str:
+    """Who is worth asking: the graph against the LLM, the same LLM made cheap, and chance; each with its interval."""
+    def less(way: str, column: str) -> str:
+        value, low, high = (table.loc[way, f"{column}_minus{end}"] for end in ("", "_lo", "_hi"))
+        word = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
+        return f"{value:+.3f} [{low:+.3f}, {high:+.3f}] ({word})"
+
+    def both(way: str) -> str:
+        return f"AUC alone {less(way, 'auc_alone')}, read by the LLM {less(way, 'auc_llm')}"
+
+    def times(way: str) -> str:
+        value, low, high = (table.loc[way, f"ratio{end}"] for end in ("", "_lo", "_hi"))
+        return f"{value:,.1f} [{low:,.1f}, {high:,.1f}] times"
+
+    best = table["auc_llm"].idxmax()
+    return (
+        f"against the graph's raters, those of the LLM that reads the histories: {both('llm')}; after a new "
+        f"interaction its look-up takes {times('llm')} as long. The same LLM with every title read beforehand and a "
+        f"user's liked titles averaged: {both('llm_titles')}; {times('llm_titles')} as long. Random raters: "
+        f"{both('random')}. The graph with the asking user folded in, against the trained vector: "
+        f"{both('gcn_folded_in')}. The highest AUC of the LLM reading, {table.loc[best, 'auc_llm']:.3f} "
+        f"[{table.loc[best, 'auc_llm_lo']:.3f}, {table.loc[best, 'auc_llm_hi']:.3f}], is that of "
+        f"{table.loc[best, 'words']}."
+    )  # fmt: skip

@@ -1,0 +1,563 @@
+"""Every row of the table can be run, resumes where it was killed, is done once, and is compared as declared."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import toys
+from torch.nn import functional as F
+
+from eestudy import ablation_results, ablations, artifacts, backbone, config, exit_heads, prompts, training
+from eestudy.ablations import __main__ as command
+from eestudy.ablations import analysis, rows
+from eestudy.ablations.rows import Finished
+from eestudy.ablations.table import Row, static_depths
+
+TOKENIZER = toys.byte_tokenizer()
+STUDY = toys.study()
+
+
+def frames():
+    """A made-up dataset with all that the controls read."""
+    made, rng = toys.frames(n_users=15), np.random.default_rng(1)
+    n = len(made["evidence"])
+    made["evidence"] = made["evidence"].assign(item_mean=rng.uniform(1, 5, n).round(3), n_item=rng.integers(0, 40, n))
+    made["evidence"]["own_items"] = [rng.integers(0, len(made["items"]), len(own)) for own in made["evidence"]["own"]]
+    made["items"] = made["items"].assign(year="1995", genres=[f"Drama No{i}" for i in range(len(made["items"]))])
+    return made
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return frames()
+
+
+@pytest.fixture
+def source(tables, tmp_path, monkeypatch):
+    """The study's run that the rows read, the toy tokenizer, and an empty place for committed results."""
+    monkeypatch.setenv("RUN_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr(artifacts, "reference_dir", lambda: tmp_path / "reference")
+    monkeypatch.setattr(backbone, "load_tokenizer", lambda _: TOKENIZER)
+    monkeypatch.setattr(config, "load", lambda *_: STUDY)
+    return toys.run_with(tables, tmp_path / "run/ml-100k/smoke/seed-0")
+
+
+def row_of(name) -> Row:
+    return next(row for row in ablations.all_rows(toys.study()) if row.name == name)
+
+
+# --- the table ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", config.DATASETS)
+@pytest.mark.parametrize("profile", ["smoke", "laptop"])
+def test_every_row_has_settings_that_can_stand(dataset, profile):
+    cfg = config.load(dataset, profile)
+    table = ablations.all_rows(cfg)
+    names = [row.name for row in table]
+    assert len(names) == len(set(names)) > 20
+    for row, seed in ablations.each_seed(table):
+        changed = ablations.settings_of(row, cfg, seed)
+        assert changed.seed == seed and changed.data.n_test_rows == cfg.ablation.n_test_rows
+        kept = changed.backbone.n_layers_kept or cfg.heads.exit_layers[-1]
+        assert exit_heads.check_exit_layers(changed.heads.exit_layers, kept)
+        if row.compared_with:
+            other = table[names.index(row.compared_with)]
+            assert names.index(row.compared_with) < names.index(row.name), "what is compared with comes first"
+            assert row.at_exit is None or row.at_exit in ablations.settings_of(other, cfg, 0).heads.exit_layers
+
+
+def test_static_models_see_as_many_labels_as_their_speed_affords():
+    cfg = config.load("ml-100k", "laptop")
+    assert static_depths(cfg) == [6, 10, 15]
+    table = {row.name: ablations.settings_of(row, cfg, 0) for row in ablations.all_rows(cfg)}
+    for k in (6, 10, 15):
+        assert table[f"static_{k}"].data.n_label_rows == cfg.ablation.n_label_rows
+        assert table[f"static_{k}_same_time"].data.n_label_rows == pytest.approx(30 / k * cfg.ablation.n_label_rows)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"heads": {"lora_rnak": 3}}, "ablation wrong: heads.lora_rnak: Extra inputs are not permitted"),
+    ({"heads": {"loss_weights": "steep"}}, "ablation wrong: heads.loss_weights: Input should be"),
+    ({"haeds": {"lora_rank": 3}}, "ablation wrong: unknown section haeds"),
+    ({"seed": {"x": 3}}, "ablation wrong: unknown section seed"),
+])  # fmt: skip
+def test_a_row_that_cannot_stand_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ablations.settings_of(Row("wrong", "?", "heads", changes), toys.study(), 0)
+
+
+def test_an_unknown_mode_is_named():
+    with pytest.raises(ValueError, match="ablation wrong: unknown mode all; known: both"):
+        ablations.settings_of(Row("wrong", "?", "heads", modes=("all",)), toys.study(), 0)
+
+
+def test_unknown_rows_on_the_command_line_are_named(source):
+    with pytest.raises(SystemExit, match="unknown ablation minimal; known: main, only_none"):
+        command.main(["--only", "minimal"])
+
+
+# --- the settings that rows change ----------------------------------------------------------------------------
+
+
+def study(**sections):
+    cfg = toys.study()
+    return cfg.model_copy(update={
+        name: getattr(cfg, name).model_copy(update=fields) for name, fields in sections.items()})
+
+
+def requests_of(tables, tmp_path):
+    table, tokens = prompts.build_prompts(toys.study(), tables, TOKENIZER)
+    run = toys.run_with({**tables, "prompts": table, "prompt_tokens": tokens}, tmp_path / "toy")
+    return run, training.load_requests(run, TOKENIZER)
+
+
+def test_a_truncated_model_is_the_whole_models_exit_before_training(tables, tmp_path):
+    _, requests = requests_of(tables, tmp_path)
+    whole = training.build_model(study(), TOKENIZER)
+    cut = training.build_model(study(backbone={"n_layers_kept": 3}, heads={"exit_layers": (2, 3)}), TOKENIZER)
+    assert backbone.n_layers(cut.backbone) == 3 < backbone.n_layers(whole.backbone)
+    some = requests["test"][:2]
+    logits = training.head_logits(whole, some)
+    np.testing.assert_array_equal(training.head_logits(cut, some), logits[:, 1:3])
+    assert np.ptp(logits[:, 2]) > 0
+
+
+def test_more_layers_than_there_are_cannot_be_kept():
+    with pytest.raises(backbone.BackboneError, match="n_layers_kept is 7, but there are 6"):
+        training.build_model(study(backbone={"n_layers_kept": 7}), TOKENIZER)
+
+
+def test_a_fresh_backbone_follows_the_seed_and_leaves_other_draws_alone(tmp_path):
+    small = backbone.load_model(study().backbone, 3)
+    small.save_pretrained(tmp_path / "taught")
+    cfg = study(backbone={"source": str(tmp_path / "taught"), "random_weights": True}).backbone
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    one, same, other = (backbone.load_model(cfg, seed).lm_head.weight for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(one, same) and not torch.equal(one, other) and not torch.equal(one, small.lm_head.weight)
+    assert torch.equal(backbone.load_model(cfg.model_copy(update={"random_weights": False})).lm_head.weight,
+                       small.lm_head.weight)
+
+
+def test_distillation_against_a_loop():
+    logits = torch.tensor([[0.3, -1.0], [2.0, 0.1], [1.0, -2.0]], requires_grad=True)
+    teacher = [1 / (1 + np.exp(-z)) for z in (1.0, -2.0)]
+    loss = 0.0
+    for head in ((0.3, -1.0), (2.0, 0.1)):
+        for z, t in zip(head, teacher, strict=True):
+            p = 1 / (1 + np.exp(-z))
+            loss -= (t * np.log(p) + (1 - t) * np.log(1 - p)) / 4
+    found = exit_heads.distillation_loss(logits)
+    assert found.item() == pytest.approx(loss, rel=1e-5)
+    found.backward()
+    assert logits.grad[-1].abs().sum() == 0 and (logits.grad[:-1].abs() > 0).all()
+    assert exit_heads.distillation_loss(logits[:1]).item() == 0
+
+
+def test_weights_of_heads_average_one():
+    assert exit_heads.head_weights((1, 2, 6), "equal") == [1, 1, 1]
+    np.testing.assert_allclose(exit_heads.head_weights((1, 2, 6), "linear"), [1 / 3, 2 / 3, 2])
+    assert exit_heads.head_weights((1, 2, 6), "last") == [0, 0, 3]
+
+
+def test_the_objective_without_ablations_is_the_mean_bit_by_bit():
+    logits = torch.randn(6, 11, generator=torch.Generator().manual_seed(0))
+    losses = F.softplus(logits).mean(1)
+    assert torch.equal(training.loop._objective(study(), losses, logits, 1.0), losses.mean())
+    last = training.loop._objective(study(heads={"loss_weights": "last"}), losses, logits, 1.0)
+    assert last.item() == pytest.approx(losses[-1].item())
+    taught = training.loop._objective(study(heads={"distill": 0.5}), losses, logits, 0.25)
+    extra = 0.5 * 0.25 * exit_heads.distillation_loss(logits)
+    assert taught.item() == pytest.approx((losses.mean() + extra).item()) and extra > 0.01
+
+
+def trained(cfg, tables, tmp_path):
+    """(untrained arrays, trained arrays) of one setting."""
+    run, requests = requests_of(tables, tmp_path)
+    before = training.trained_arrays(training.build_model(cfg, TOKENIZER))
+    training.train(cfg, run, TOKENIZER, requests)
+    return before, artifacts.read_arrays(run, training.ADAPTER) | artifacts.read_arrays(run, training.HEADS)
+
+
+def test_a_frozen_backbone_keeps_its_adapter_and_its_heads_learn(tables, tmp_path):
+    before, after = trained(study(heads={"train_adapter": False, "requests_per_step": 6}), tables, tmp_path)
+    for key in before:
+        assert np.array_equal(before[key], after[key]) == key.startswith("adapter."), key
+
+
+def test_heads_without_weight_do_not_learn(tables, tmp_path):
+    cfg = study(heads={"loss_weights": "last", "requests_per_step": 6, "lora_lr": 0.0})
+    run, requests = requests_of(tables, tmp_path)
+    model = training.build_model(cfg, TOKENIZER)
+    training.initialise_heads(training.loop.Accelerator(cpu=True), model, requests["label"], cfg.heads.n_init_rows)
+    before = training.trained_arrays(model)
+    training.train(cfg, run, TOKENIZER, requests)
+    after = artifacts.read_arrays(run, training.HEADS)
+    moved = [not np.array_equal(before[f"heads.heads.{i}.weight"], after[f"heads.heads.{i}.weight"]) for i in range(6)]
+    assert moved == [False] * 5 + [True]
+
+
+def test_a_model_of_one_kind_of_evidence_reads_no_other(tables, tmp_path, monkeypatch):
+    run, requests = requests_of(tables, tmp_path)
+    read, real = set(), training.loop.shared_logits
+
+    def watch(accelerator, model, some):
+        read.update(mode for request in some for mode in request.modes)
+        return real(accelerator, model, some)
+
+    monkeypatch.setattr(training.loop, "shared_logits", watch)
+    cfg = study(prompt={"keep_probability": (0, 0, 1)}, heads={"requests_per_step": 6})
+    assert {mode for batch in training.make_batches(cfg, requests["label"]) for r in batch for mode in r.modes} == {2}
+    training.train(cfg, run, TOKENIZER, requests)
+    assert read == {2}
+
+
+def suffixes(tables, mode="both", **prompt):
+    table, _ = prompts.build_prompts(study(prompt={"n_history": 2, **prompt}), tables, TOKENIZER)
+    items = tables["interactions"].set_index("row")["item_id"]
+    return table.assign(item=table["row"].map(items), text=table[f"suffix_{mode}"]).set_index("row")
+
+
+def test_titles_are_dealt_out_anew_or_replaced(tables):
+    real, shuffled, ids = (suffixes(tables, "none", titles=how) for how in ("real", "shuffled", "ids"))
+    assert (ids["text"] == [f" movie {item}. Like?" for item in ids["item"]]).all()
+    assert "Film" in real["prefix"].iloc[-1].replace(" Film:", "") and "movie 1" in "".join(ids["prefix"])
+    given = shuffled.groupby("item")["text"].unique()
+    assert (given.str.len() == 1).all() and given.str[0].is_unique, "one title an item, and no two the same"
+    assert set(shuffled["text"]) <= {f" Film {i}. Like?" for i in range(20)}
+    assert (shuffled["text"] != real["text"]).mean() > 0.5
+
+
+def test_evidence_is_dealt_out_anew_within_each_part_only(tables):
+    real, shuffled = suffixes(tables), suffixes(tables, shuffle_evidence=True)
+    part = tables["split"].set_index("row").loc[real.index]
+    part = part["split"] + part["half"]
+
+    def evidence(table):
+        return table["text"].str.split(".", n=1).str[1]
+
+    for name in part.unique():
+        here = part == name
+        assert sorted(evidence(real)[here]) == sorted(evidence(shuffled)[here])
+    assert (evidence(real) != evidence(shuffled)).mean() > 0.5
+    assert (real["suffix_none"] == shuffled["suffix_none"]).all()
+
+
+def test_the_items_mean_stands_for_the_similar_users(tables):
+    table = suffixes(tables, "similar_users", others="item_mean")
+    known = tables["evidence"].set_index("row").loc[table.index]
+    for row, text in table["text"].items():
+        mean, n = known.loc[row, ["item_mean", "n_item"]]
+        assert text.split(".", 1)[1] == (f" others {int(mean + 0.5)} {mean:.1f}. Like?" if n else " others none. Like?")
+    taken = prompts._everybody(pd.DataFrame({"n_item": [0, 1, 2, 3, 4, 5000]}), stars=False)
+    assert taken == [[0], [1], [2], [2], [3], [9]]
+
+
+def test_year_and_genres_stand_behind_the_title_where_they_are_known(tables):
+    about = tables["items"].assign(year=["", *["1995"] * 19], genres=["", "", *["Drama"] * 18])
+    table = suffixes({**tables, "items": about}, "none", show_genres=True)
+    shown = {0: "", 1: " (1995)", 2: " (1995, Drama)"}
+    for item, text in table[["item", "text"]].to_numpy():
+        assert text == f" Film {item}{shown[min(item, 2)]}. Like?"
+
+
+def test_similar_items_are_spelled_out_with_their_ratings(tables):
+    cfg = ablations.settings_of(row_of("own_titles"), toys.study(), 0)
+    plain, _ = prompts.build_prompts(toys.study(), tables, TOKENIZER)
+    spelled, tokens = prompts.build_prompts(cfg, tables, TOKENIZER)
+    titles = prompts.cut_titles(tables["items"]["title"], TOKENIZER, cfg.prompt.max_title_tokens)
+    told = tables["evidence"].set_index("row")
+    for row, before, after in zip(plain["row"], plain["suffix_both"], spelled["suffix_both"], strict=True):
+        pairs = zip(told["own_items"][row], told["own"][row], strict=True)
+        near = [f"{titles[item]} {rating}" for item, rating in pairs]
+        said = f" Near: {'; '.join(near[:3])}." if near else ""
+        assert after == before.removesuffix(" Like?") + said + " Like?"
+    assert (spelled["suffix_similar_users"] == plain["suffix_similar_users"]).all()
+
+
+def test_withheld_items_are_nowhere_in_training_and_alone_in_test(source, tables):
+    row = row_of("withheld_items")
+    cfg = ablations.settings_of(row, toys.study(), 0)
+    withheld = set(rows.withheld_items(tables["items"], cfg).tolist())
+    assert len(withheld) == round(0.3 * len(tables["items"]))
+    run, titles = rows.open_row(source, row, 0), tables["items"].set_index("item_id")["title"]
+    run.root.mkdir(parents=True)
+    rows.prepare_tables(cfg, source, run, TOKENIZER, "w")
+    split, known = artifacts.read_table(run, "split.parquet"), artifacts.read_table(run, "interactions.parquet")
+    part = known.merge(split[["row", "split"]], on="row")
+    asked = part[part["split"] == "test"]
+    assert set(asked["item_id"]) <= withheld and len(asked)
+    assert not set(part.loc[part["split"] != "test", "item_id"]) & withheld and (part["split"] == "label").any()
+    shown = artifacts.read_table(run, "prompts.parquet")
+    assert not [t for t in titles[sorted(withheld)] if shown["prefix"].str.contains(f" {t} ", regex=False).any()]
+    whole = rows.open_row(source, row_of("only_none"), 0)
+    whole.root.mkdir(parents=True)
+    rows.prepare_tables(ablations.settings_of(row_of("only_none"), toys.study(), 0), source, whole, TOKENIZER, "w")
+    others = artifacts.read_table(whole, "split.parquet")
+    assert set(asked["row"]) <= set(others.loc[others["split"] == "test", "row"]), "comparable, row by row"
+
+
+# --- running --------------------------------------------------------------------------------------------------
+
+
+def test_two_rows_from_end_to_end_killed_and_resumed(source, tmp_path, monkeypatch, capsys):
+    asked = ["--profile", "smoke", "--only", "static_2", "--only", "only_none"]
+    chosen = [row_of("only_none"), row_of("static_2")]
+    whole = toys.run_with(frames(), tmp_path / "run/ml-100k/whole/seed-0")
+    wanted = {row.name: rows.run_row(row, toys.study(), 0, whole) for row in chosen}
+    real, calls = training.loop._step, []
+
+    def dies(*args):
+        calls.append(args[4])
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(training.loop, "_step", dies)
+    monkeypatch.setattr(command, "each_seed", lambda some: [(row, 0) for row in some])
+    with pytest.raises(KeyboardInterrupt):
+        command.main(asked)
+    command.main([*asked, "--keep"])
+    assert calls[5] == 4, "it goes on after the checkpoint of step 3"
+    for row in chosen:
+        found = ablations.find_finished(row, toys.study(), 0, source)
+        assert found.current and found.record["changes"]["data.n_label_rows"] == [120, 40]
+        pd.testing.assert_frame_equal(found.scores, wanted[row.name].scores)
+        assert set(found.scores["split"]) == {"validation", "test"} and set(found.scores["half"]) == {"select", ""}
+        assert set(found.scores["mode"]) == set(row.modes)
+    told = capsys.readouterr().out
+    assert "== ablation only_none, seed 0: " in told and "Not run (main against" not in told
+    assert "Not run (only_both against only_none)." in told
+    n_steps = len(calls)
+    command.main(asked)  # what is finished is not run again
+    assert len(calls) == n_steps
+
+
+def test_a_taught_model_learns_from_its_teacher_who_is_trained_first(source, monkeypatch):
+    taught, seen = row_of("static_2_distilled"), []
+    real = training.train
+
+    def train(cfg, run, tokenizer, requests):
+        seen.append((run.root.name, requests["label"]))
+        return real(cfg, run, tokenizer, requests)
+
+    monkeypatch.setattr(training, "train", train)
+    found = rows.run_row(taught, toys.study(), 0, source)
+    assert [name for name, _ in seen] == ["main-0", "static_2_distilled-0"] and found.record["row"] == taught.name
+    (_, plain), (_, requests) = seen
+    run, cfg = rows.open_row(source, row_of("main"), 0), ablations.settings_of(row_of("main"), toys.study(), 0)
+    logits = training.head_logits(training.load_scorable(cfg, run, TOKENIZER), [plain[3]])[:, -1]
+    assert plain[3].targets is None
+    np.testing.assert_allclose(requests[3].targets, 0.5 / (1 + np.exp(-logits)) + 0.5 * plain[3].labels, atol=1e-5)
+    kept = training.keep(requests[3], requests[3].modes == 1)
+    np.testing.assert_array_equal(kept.targets, requests[3].targets[requests[3].modes == 1])
+    again = rows.run_row(taught, toys.study(), 0, source)
+    assert len(seen) == 3, "the teacher is there"
+    pd.testing.assert_frame_equal(again.scores, found.scores)
+    other = rows.run_row(row_of("static_2"), toys.study(), 0, source)
+    assert (other.scores["p_yes_2"] != found.scores["p_yes_2"]).any()
+
+
+@pytest.fixture
+def finished(source):
+    row = row_of("static_2")
+    return row, source, rows.run_row(row, toys.study(), 0, source)
+
+
+def test_a_rows_record_says_where_it_comes_from(finished):
+    row, source, found = finished
+    record = found.record
+    assert record["changes"]["backbone.n_layers_kept"] == [None, 2]
+    assert record["changes"]["heads.exit_layers"] == [[1, 2, 3, 4, 5, 6], [2]]
+    assert record["inputs"]["evidence.parquet"] == artifacts.artifact_hash(source, "evidence.parquet")
+    assert record["n_labels"] >= 40 and record["seconds"]["step"] > 0 and record["environment"]["versions"]["torch"]
+    assert [column for column in found.scores if column.startswith("p_yes")] == ["p_yes_2"]
+
+
+def test_a_finished_row_of_another_fingerprint_is_not_done(finished, monkeypatch):
+    row, source, _ = finished
+    assert ablations.find_finished(row, toys.study(), 0, source).current
+    other = study(heads={"lora_lr": 2e-3})
+    assert not ablations.find_finished(row, other, 0, source).current
+    ran = []
+    monkeypatch.setattr(rows, "run_row", lambda row, *_: ran.append(row.name))
+    command.run_all((Row(row.name, row.question, row.family, row.changes),), toys.study(), {0: source})
+    command.run_all((Row(row.name, row.question, row.family, row.changes),), other, {0: source})
+    assert ran == ["static_2"]
+
+
+def test_a_committed_row_is_done_unless_its_scores_are_not_its_own(finished):
+    row, source, found = finished
+    record, scores = rows.keep_row(row, 0, source)
+    source.root.parent.joinpath("ablations").rename(source.root / "away")
+    again = ablations.find_finished(row, toys.study(), 0, source)
+    assert again.current and json.loads(record.read_text()) == again.record
+    pd.testing.assert_frame_equal(again.scores, found.scores)
+    found.scores.assign(p_yes_2=0.5).to_parquet(scores)
+    assert ablations.find_finished(row, toys.study(), 0, source) is None
+
+
+def test_a_budget_begins_no_row_that_would_overrun_it(source, monkeypatch, capsys):
+    monkeypatch.setattr(rows, "find_finished", lambda *_: None)
+    ran = []
+    monkeypatch.setattr(rows, "run_row", lambda row, *_: ran.append(row.name))
+    monkeypatch.setattr(command.time, "perf_counter", lambda: 60.0 * len(ran))  # a minute a row
+    three = tuple(Row(name, "?", "heads") for name in "abc")
+    command.run_all(three, toys.study(), {0: source}, budget=2.5)
+    assert ran == ["a", "b"] and "the next row would be c" in capsys.readouterr().out
+
+
+def test_a_row_waits_for_its_seeds_evidence_and_the_others_run(source, monkeypatch, capsys):
+    monkeypatch.setattr(rows, "find_finished", lambda *_: None)
+    ran = []
+    monkeypatch.setattr(rows, "run_row", lambda row, study, seed, _: ran.append((row.name, seed)))
+    sources = {seed: artifacts.open_run("ml-100k", "smoke", seed) for seed in (0, 1)}
+    command.run_all((Row("a", "?", "heads", seeds=(0, 1)), Row("b", "?", "heads")), STUDY, sources)
+    assert ran == [("a", 0), ("b", 0)]
+    assert "a, seed 1, waits for interactions.parquet, users.parquet" in capsys.readouterr().out
+
+
+def test_a_damaged_table_stops_the_row(source):
+    source.path("evidence.parquet").write_bytes(b"half of it")
+    with pytest.raises(SystemExit, match="evidence.parquet is damaged.*make reproduce"):
+        command.main(["--profile", "smoke", "--only", "only_none"])
+
+
+# --- what is told ---------------------------------------------------------------------------------------------
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(analysis.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(analysis.holm([0.01, 0.5], n_tests=10), [0.1, 1.0])
+
+
+def test_p_counts_the_smaller_side():
+    assert analysis.two_sided_p(np.array([1.0, 2, 3, -1, np.nan] * 20)) == pytest.approx(2 * 21 / 81)
+    assert analysis.two_sided_p(np.ones(99)) == pytest.approx(0.02)
+
+
+def made_up(layers, skill, seed=0, n_users=60):
+    """A finished row whose scores at each exit know the label as well as `skill` says."""
+    rng, n = np.random.default_rng(5), n_users * 6
+    table = pd.DataFrame({"row": range(n), "user_id": np.arange(n) // 6, "request_id": np.arange(n) // 3,
+                          "mode": "both", "split": np.where(np.arange(n) % 6 < 3, "validation", "test"),
+                          "label": rng.integers(0, 2, n), "n_prefix_tokens": 60, "n_suffix_tokens": 20})
+    table["half"] = np.where(table["split"] == "validation", "select", "")
+    noise = np.random.default_rng(seed)
+    for layer, know in zip(layers, skill, strict=True):
+        z = know * (table["label"] - 0.5) + noise.normal(size=n)
+        table[f"p_yes_{layer}"] = 1 / (1 + np.exp(-z))
+    return Finished({}, table, True)
+
+
+def test_comparisons_count_those_not_run_and_invent_nothing():
+    table = (Row("main", "?", "heads", compared_with=""), Row("good", "Better?", "heads"),
+             Row("same", "Same?", "heads"), Row("missing", "More?", "heads"))
+    results = {("main", 0): made_up((1, 2), (0, 0.5)), ("good", 0): made_up((1, 2), (0, 3), seed=1),
+               ("same", 0): made_up((2,), (0.5,), seed=2)}
+    found = analysis.compare_all(table, results, toys.study()).set_index("row")
+    test = analysis.test_rows(results["good", 0], "both")
+    gap = analysis.metrics.difference(
+        test["label"], test["p_yes_2"], analysis.test_rows(results["main", 0], "both")["p_yes_2"], test["user_id"],
+        toys.study().ablation.n_bootstrap)
+    assert found.loc["good", "value"] == pytest.approx(gap["value"]) and found.loc["good", "lo"] == gap["ci95"][0]
+    assert found.loc["good", "p_holm"] == pytest.approx(3 * found.loc["good", "p"])
+    missing = found.loc["missing"]
+    assert missing[["value", "lo", "p", "p_holm"]].isna().all() and missing["state"] == "not run"
+    told = [ablation_results.sentence(line) for line in found.reset_index().to_dict("records")]
+    assert told[0].startswith("Better? AUC of good 0.") and told[0].endswith("higher.")
+    assert told[1].endswith("no difference shown.") and told[2] == "More? Not run (missing against main)."
+
+
+def test_curves_hold_every_exit_and_show_missing_rows():
+    table = (Row("main", "?", "heads"), Row("missing", "?", "heads"))
+    told = analysis.curves(table, {("main", 0): made_up((1, 2), (0.5, 2))}, toys.study())
+    main = told[told["row"] == "main"].set_index(["exit_layer", "metric"])
+    assert len(main) == 6 and (main["lo"] < main["value"]).all() and (main["value"] < main["hi"]).all()
+    assert main.loc[(2, "auc"), "value"] > main.loc[(1, "auc"), "value"] + 0.1
+    assert told.loc[told["row"] == "missing", "state"].tolist() == ["not run"]
+
+
+NAMES = ["auc_retrieval_minus_own_no_retrieval_model", "auc_retrieval_minus_item_mean_prompt",
+         "auc_dynamic_minus_static_same_latency", "auc_dynamic_minus_static_same_latency_same_time",
+         "auc_dynamic_minus_static_same_latency_distilled"]
+
+
+def told_of(results):
+    tables = analysis.summary(toys.study(), results, pd.DataFrame(), pd.DataFrame())
+    return ablation_results.Ablations(**tables, own=True)
+
+
+def test_headline_entries_are_null_until_their_rows_are_run():
+    for entries in (ablation_results.headline_entries(None), ablation_results.headline_entries(told_of({}))):
+        assert [entry["name"] for entry in entries] == NAMES
+        assert all(entry["value"] is None and entry["ci95"] is None for entry in entries)
+
+
+def test_headline_and_tables_tell_what_was_run():
+    results = {("only_none", 0): made_up((6,), (0.3,), 1), ("only_both", 0): made_up((6,), (3,), 2)}
+    for found, mode in zip(results.values(), ("none", "both"), strict=True):
+        found.scores["mode"] = mode
+    told = told_of(results)
+    entry = ablation_results.headline_entries(told)[0]
+    line = told.comparisons.set_index("row").loc["only_both"]
+    assert entry["value"] == pytest.approx(line["value"], abs=1e-6) and entry["value"] > 0 and entry["n"] == 180
+    assert entry["ci95"] == pytest.approx([line["lo"], line["hi"]], abs=1e-6)
+    shown = ablation_results.family_table(told, "evidence")
+    assert shown.loc["only_both", "answer"] == "higher" and shown.loc["only_similar_users", "answer"] == "not run"
+    said = ablation_results.family_sentences(told, "evidence")
+    assert len(said) == 2 and "only_both" in said[0] and said[1].startswith("Not run: only_item_mean")
+    assert ablation_results.family_text(told, "evidence") == "".join(f"- {one}\n" for one in said)
+    assert "make ablations" in ablation_results.family_text(None, "evidence")
+
+
+def test_the_summary_is_the_runs_own_else_the_committed_one(source):
+    assert ablation_results.told(source) is None
+    told = command.summarise(STUDY, source, keep=True)
+    assert ablation_results.told(source).own and len(told["comparisons"]) > 20
+    source.path("ablation_seeds.csv").unlink()
+    kept = ablation_results.told(source)
+    assert not kept.own and kept.comparisons["row"].tolist() == told["comparisons"]["row"].tolist()
+
+
+def latency_table(ms):
+    return pd.DataFrame([{"contender": name, "workload": "drawn", "seconds": t / 1000} for name, t in ms.items()])
+
+
+def test_the_rival_is_chosen_on_validation_among_those_no_slower():
+    cfg = toys.study()
+    assert static_depths(cfg) == [1, 2, 3]
+    results = {("main", 0): made_up(range(1, 7), (0.5, 0.8, 1, 1.5, 1.5, 1.5)), ("static_3", 0): made_up((3,), (3,), 3),
+               ("static_1", 0): made_up((1,), (0.2,), 1), ("static_2", 0): made_up((2,), (1.0,), 2)}
+    latency = latency_table({f"packed_static_{k}": 10 * k for k in (1, 2, 3, 6)} | {"packed_early_exit": 45})
+    policies = pd.DataFrame({"policy": ["static", "margin"], "split": "test", "selected": True,
+                             "token_layer_fraction": [0.2, 0.5]})
+    assert analysis.overhead(latency, policies, 6) == pytest.approx(1.5)
+    each_ms = analysis.same_latency(results, cfg, latency, 1.0)["dynamic_ms"][0]
+    told = analysis.same_latency(results, cfg, latency, 40 / each_ms)
+    assert told["seeds"] == 1 and told["dynamic_ms"][0] == pytest.approx(40) and told["static_ms"] == [30]
+    assert told["rivals"] == ["static_3"] and told["value"] < 0
+    quick = analysis.same_latency(results, cfg, latency, 25 / each_ms)  # too little time for 3 layers
+    assert quick["rivals"] == ["static_2"] and quick["static_ms"] == [20] and quick["value"] > told["value"]
+    assert analysis.same_latency(results, cfg, latency, 1e-3) is None
+    assert analysis.same_latency({**results, ("static_2", 0): None}, cfg, latency, 1.0) is None
+    assert analysis.same_latency(results, cfg, latency.iloc[:0], 1.0) is None
+    duels = analysis.duel_table(results, cfg, latency, policies).set_index("learned")
+    assert duels.loc["same labels", "rivals"] and np.isnan(duels.loc["same time", "value"])
+    first, second, _ = map(ablation_results.duel_sentence, duels.reset_index().to_dict("records"))
+    assert first.endswith(("better.", "worse.", "no clear difference.")) and "not measured" in second
+
+
+def test_the_spread_of_seeds():
+    results = {("main", seed): made_up((1,), (1.0,), seed) for seed in (0, 1)}
+    table = Row("main", "?", "heads", seeds=(0, 1, 2)), Row("one", "?", "heads")
+    told = analysis.seed_spread(table, results).iloc[0]
+    values = [analysis.metrics.auc(t["label"], t["p_yes_1"])
+              for t in (analysis.test_rows(one, "both") for one in results.values())]
+    assert told["seeds"] == 2 and told["auc_mean"] == pytest.approx(np.mean(values))
+    assert told["auc_sd"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
