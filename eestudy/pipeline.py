@@ -22,6 +22,8 @@ from pathlib import Path
 
 from eestudy import artifacts, assets, config
 from eestudy.chain import PROJECT, Project, Source, Step, scan_notebook, scan_package, used_modules
+from eestudy.commands import ends_plainly
+from eestudy.holder import HeldError, hold, remove_orphans
 
 # Facts about the machine: shown in the report, but another machine is no reason to run a notebook again.
 MACHINE_FACTS = ("environment.json",)
@@ -87,9 +89,14 @@ def fingerprint_parts(
     return parts | {"library python": f"{sys.version_info[0]}.{sys.version_info[1]}"}
 
 
+def copy_name(name: str) -> str:
+    """What the executed copy of a notebook is called among the run's artifacts."""
+    return f"notebooks/{name}.ipynb"
+
+
 def copy_path(run: artifacts.Run, name: str) -> Path:
     """Where the executed copy of a notebook lies."""
-    return run.path("notebooks") / f"{name}.ipynb"
+    return run.path(copy_name(name))
 
 
 def fingerprint_path(run: artifacts.Run, name: str) -> Path:
@@ -108,11 +115,15 @@ def missing_outputs(run: artifacts.Run, step: Step) -> list[str]:
 def _reasons(run: artifacts.Run, name: str, step: Step, parts: dict) -> list[str]:
     """Why the executed copy is stale; [] where it is not."""
     try:
-        made_with = json.loads(copy_path(run, name).read_text())["metadata"]["eestudy"]
-    except (OSError, ValueError, KeyError):
+        metadata = json.loads(artifacts.read_bytes(run, copy_name(name)))["metadata"]
+        made_with, wrote = metadata["eestudy"], metadata.get("eestudy_outputs", {})
+    except (artifacts.ArtifactError, ValueError, KeyError, TypeError):
         return ["not run yet"]
     changed = [key for key in sorted({*made_with, *parts}) if made_with.get(key) != parts.get(key)]
-    return changed + [f"{output} is missing" for output in missing_outputs(run, step)]
+    absent = missing_outputs(run, step)
+    foreign = [output for output in set(wrote) - set(absent) if artifacts.artifact_hash(run, output) != wrote[output]]
+    return [*changed, *(f"{output} is missing" for output in absent),
+            *(f"{output} is not what the notebook wrote" for output in sorted(foreign))]  # fmt: skip
 
 
 def _tell_make(fingerprint: Path, copy: Path, stale: bool) -> None:
@@ -140,7 +151,7 @@ def refresh(run: artifacts.Run, project: Project = PROJECT) -> dict[str, list[st
             raise ValueError(f"{project.notebooks / name}.ipynb is missing; restore it with git")
         parts = fingerprint_parts(name, run, project, package)
         path, text = fingerprint_path(run, name), json.dumps(parts, indent=1, sort_keys=True) + "\n"
-        if not path.exists() or path.read_text() != text:
+        if not path.exists() or path.read_bytes() != text.encode():
             artifacts.write_atomic(path, text.encode())
         reasons = _reasons(run, name, step, parts)
         _tell_make(path, copy_path(run, name), bool(reasons))
@@ -149,25 +160,18 @@ def refresh(run: artifacts.Run, project: Project = PROJECT) -> dict[str, list[st
     return stale
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def remove_orphans(run: artifacts.Run) -> list[Path]:
-    """Delete the temporary files (`.<name>.<pid>.tmp`) of writers that are no more; returns them."""
-    orphans = [
-        path for path in run.root.rglob(".*.tmp")
-        if (pid := path.name.split(".")[-2]).isdigit() and not _is_alive(int(pid))
-    ]
-    for path in orphans:
-        path.unlink(missing_ok=True)
-    return orphans
+def discard_damaged(run: artifacts.Run, project: Project = PROJECT) -> list[str]:
+    """Let every output that is not what its sidecar says count as missing; returns what was wrong with each."""
+    damage = []
+    for name in (output for step in project.steps.values() for output in step.writes):
+        sidecar = run.path(f"{name}.meta.json")
+        try:
+            artifacts.read_bytes(run, name)
+        except artifacts.ArtifactError as error:
+            if run.path(name).exists() and sidecar.exists():
+                damage.append(str(error))
+                sidecar.unlink()
+    return damage
 
 
 def parameters(description: str) -> argparse.ArgumentParser:
@@ -182,13 +186,15 @@ def parameters(description: str) -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Refresh the fingerprints of one run and say what is stale, and why."""
     given = parameters("Refresh the fingerprints of a run.").parse_args(arguments)
-    try:
+    with ends_plainly(ValueError, assets.AssetError, artifacts.ArtifactError, HeldError):
         config.load(given.dataset, given.profile, given.seed)
         run = artifacts.open_run(given.dataset, given.profile, given.seed)
-        remove_orphans(run)
+        hold(run)
+        remove_orphans(run.root, held=True)
+        remove_orphans(artifacts.asset_dir())
+        for damage in discard_damaged(run):
+            print(f"note: {damage} (this make does it: it is made again)")
         stale = refresh(run)
-    except (ValueError, assets.AssetError) as error:
-        sys.exit(f"error: {error}")
     which = f"{given.dataset}/{given.profile}/seed-{given.seed}"
     if not stale:
         print(f"Nothing to do: all {len(PROJECT.steps)} notebooks of {which} are up to date in {run.root}")

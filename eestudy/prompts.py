@@ -33,6 +33,8 @@ def clean_title(title: str) -> str:
 
 def cut_titles(titles: Sequence[str], tokenizer, max_tokens: int) -> list[str]:
     """Each title cleaned and cut to at most `max_tokens` tokens (with the blank that precedes it)."""
+    if not len(titles):  # the tokenizer takes no empty list
+        return []
     cleaned = [" " + clean_title(title) for title in titles]
     tokens = tokenizer(cleaned, add_special_tokens=False)["input_ids"]
     return [

@@ -1,6 +1,7 @@
 """Artifacts are written whole, and read only when they are what their sidecar says."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -75,17 +76,66 @@ def test_failed_write_leaves_the_old_file_and_no_temporary_one(run, monkeypatch)
 
 def test_write_interrupted_between_file_and_sidecar_counts_as_absent(run, monkeypatch):
     artifacts.write_json(run, "x.json", 1)
-    original = artifacts.write_atomic
+    original = os.replace
 
-    def die_at_sidecar(path, content):
+    def die_at_sidecar(new, path):
         if path.name.endswith(".meta.json"):
             raise KeyboardInterrupt
-        original(path, content)
+        original(new, path)
 
-    monkeypatch.setattr(artifacts, "write_atomic", die_at_sidecar)
+    monkeypatch.setattr(artifacts.os, "replace", die_at_sidecar)
     with pytest.raises(KeyboardInterrupt):
         artifacts.write_json(run, "x.json", 2)
     assert artifacts.artifact_hash(run, "x.json") is None
+
+
+def test_a_sidecar_vouches_for_itself_and_for_the_run(run):
+    path = artifacts.write_json(run, "x.json", 1)
+    sidecar = run.path("x.json.meta.json")
+    whole = sidecar.read_bytes()
+    for damaged in (whole.replace(b'"bytes": 2', b'"bytes": 3'), whole[:30], b"", b"[]", b"3"):
+        sidecar.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=r"x\.json\.meta\.json is damaged: its sha256 is .* expected"):
+            artifacts.read_json(run, "x.json")
+        assert artifacts.artifact_hash(run, "x.json") is None
+    sidecar.write_bytes(whole)
+    other = artifacts.Run(run.root, run.dataset, run.profile, 1)
+    with pytest.raises(ArtifactError, match=r"is another one: it is ml-100k/smoke/seed-0/x\.json \(sha256 .* expected"):
+        artifacts.read_json(other, "x.json")
+    old = {key: value for key, value in json.loads(whole).items() if key not in ("of", "record_sha256")}
+    sidecar.write_text(json.dumps(old))  # of a run of before
+    assert artifacts.read_json(run, "x.json") == 1 and path.exists()
+
+
+def test_names_stay_inside_the_run(run):
+    for name in ("../x.json", "a/../../x", "/etc/x"):
+        with pytest.raises(ArtifactError, match="no name inside"):
+            artifacts.write_json(run, name, 1)
+    for names in (("..", "smoke"), ("ml-100k", "a/b"), ("", "smoke"), ("x\0", "smoke")):
+        with pytest.raises(ArtifactError, match="cannot name folders"):
+            artifacts.open_run(*names, 0)
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RUN_DIR", str(tmp_path / "file" / "run"))
+    with pytest.raises(ArtifactError, match="cannot be made .*RUN_DIR="):
+        artifacts.open_run("ml-100k", "smoke", 0)
+
+
+def test_arrays_that_are_not_finite_are_not_written(run):
+    array = np.zeros((3, 2))
+    array[1, 1] = np.nan
+    with pytest.raises(ArtifactError, match="user: row 1 holds a value that is not finite"):
+        artifacts.write_arrays(run, "embeddings.safetensors", {"item": np.arange(3), "user": array})
+    assert not run.path("embeddings.safetensors").exists()
+
+
+def test_csv_that_a_spreadsheet_opens_computes_nothing(run):
+    frame = pd.DataFrame({"n": [-1, 2, 3], "title": ["=1+1", "'=1", "fine"], "mixed": [1, None, "@x"]})
+    path = artifacts.write_table(run, "x.csv", frame)
+    assert path.read_text() == "n,title,mixed\n-1,'=1+1,1\n2,''=1,\n3,fine,'@x\n"
+    assert artifacts.read_table(run, "x.csv")["title"].tolist() == frame["title"].tolist()
 
 
 def test_fingerprint_ignores_key_order_only():

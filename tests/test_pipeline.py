@@ -6,25 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
+import stand_in
+from stand_in import write_notebook
 
-from eestudy import artifacts, chain, config, execution, pipeline
+from eestudy import artifacts, chain, config, execution, holder, pipeline
 from eestudy.chain import PROJECT, STEPS, Project, Step
-
-MAKE = shutil.which("make")
-
-
-def write_notebook(folder: Path, name: str, *cells: str) -> None:
-    parameters = nbformat.v4.new_code_cell('dataset = "ml-100k"\nprofile = "laptop"\nseed = 0')
-    parameters.metadata["tags"] = ["parameters"]
-    codes = [nbformat.v4.new_code_cell(cell) for cell in cells]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = nbformat.v4.new_notebook(cells=[parameters, *codes], metadata=kernel)
-    folder.mkdir(exist_ok=True)
-    nbformat.write(notebook, folder / f"{name}.ipynb")
 
 
 @pytest.fixture
@@ -139,6 +128,16 @@ def delete(*names):
     return lambda run, project: [run.path(name).unlink() for name in names]
 
 
+def swap(run, project):
+    other = artifacts.Run(run.root.with_name("seed-1"), run.dataset, run.profile, 1)
+    for name in (artifacts.write_json(other, "a.json", "another").name, "a.json.meta.json"):
+        shutil.copy(other.path(name), run.path(name))
+
+
+def same_run_elsewhere(run, project):
+    artifacts.write_json(run, "a.json", "another")  # the sidecar vouches for it, but notebook a did not write it
+
+
 def cut(run, project):
     run.path("a.json").write_bytes(b"")
 
@@ -170,6 +169,8 @@ def scramble_times(run, project):
     (delete("notebooks/c.ipynb"), ["c"]),
     (delete("fingerprints/b.json"), []),
     (cut, ["a"]),
+    (swap, ["a"]),
+    (same_run_elsewhere, ["a"]),
     (publish, ["c"]),
     (add_dataset, []),
     (new_machine, []),
@@ -285,11 +286,13 @@ def test_orphans_of_dead_writers_are_removed(run):
     dead.wait()
     mine = run.path(f".x.parquet.{os.getpid()}.tmp")
     orphan = run.path("figures") / f".y.png.{dead.pid}.tmp"
-    orphan.parent.mkdir()
-    for path in (mine, orphan, run.path(".other.tmp")):
+    folder = run.path(f".model.{dead.pid}.tmp")
+    for path in (mine, orphan, run.path(".other.tmp"), folder / "weights"):
+        path.parent.mkdir(exist_ok=True)
         path.write_text("half")
-    assert pipeline.remove_orphans(run) == [orphan]
-    assert mine.exists() and not orphan.exists()
+    assert set(holder.remove_orphans(run.root)) == {orphan, folder}
+    assert mine.exists() and not orphan.exists() and not folder.exists()
+    assert holder.remove_orphans(run.root, held=True) == [mine]  # numbers come again: who holds the run knows
 
 
 def test_tidy_removes_progress_and_machine_paths(run):
@@ -398,64 +401,16 @@ def test_policies_rerun_06_to_09_and_never_the_llm():
 
 # The real Makefile, on a chain of stand-ins.
 
-STAND_IN = """
-import json, os, shutil, sys
-sys.modules["rfc3987_syntax"] = None  # a checker of web addresses that nbformat can do without; 1.5 s each time
-from pathlib import Path
-from eestudy import artifacts, chain, execution, pipeline
-here = Path({here!r})
-names = list(chain.STEPS)
-steps = {{name: chain.Step(reads=tuple(f"{{n}}.json" for n in names[max(i - 1, 0):i]), writes=(f"{{name}}.json",))
-         for i, name in enumerate(names)}}
-project = chain.Project(here / "notebooks", here / "package", steps)
-if sys.argv[1] == "-c":
-    sys.exit()
-module, arguments = sys.argv[2], sys.argv[3:]
-with open(here / "log.txt", "a") as log:
-    log.write(f"{{module}} {{arguments[0]}}\\n")
-def papermill(name, run, project, output):
-    shutil.copy(project.notebooks / f"{{name}}.ipynb", output)
-    if (here / f"fail-{{name}}").exists():
-        raise ValueError("row 3 of ratings.csv")
-    if (here / f"kill-{{name}}").exists():
-        (here / f"kill-{{name}}").unlink()
-        os.kill(os.getpid(), 9)
-    artifacts.write_json(run, f"{{name}}.json", (project.notebooks / f"{{name}}.ipynb").read_text())
-    import nbformat
-    return nbformat.read(output, as_version=4)
-execution._run_papermill = papermill
-pipeline.PROJECT = execution.PROJECT = project
-pipeline.refresh.__defaults__ = execution.execute.__defaults__ = (project,)
-if module == "eestudy.pipeline":
-    pipeline.main(arguments)
-elif module == "eestudy.execution":
-    execution.main(arguments)
-elif module == "eestudy.report":
-    print("headline")
-"""
-
-
 @pytest.fixture
 def make(tmp_path):
     """Call the real Makefile's `reproduce` with stand-ins; returns (status, output, notebooks that ran)."""
-    if MAKE is None:
+    if stand_in.MAKE is None:
         pytest.skip("make is not installed")
-    package = tmp_path / "package"
-    package.mkdir()
-    (package / "exit_policies.py").write_text("x = 1\n")
-    for number, name in enumerate(STEPS):
-        write_notebook(tmp_path / "notebooks", name, "from eestudy import exit_policies" if number >= 6 else "x = 1")
-    script = tmp_path / "python.py"
-    script.write_text(STAND_IN.format(here=str(tmp_path)))
-    log = tmp_path / "log.txt"
+    command, log = stand_in.lay(tmp_path), tmp_path / "log.txt"
 
     def call():
         log.unlink(missing_ok=True)
-        command = [MAKE, "reproduce", "USE_CURRENT_ENV=1", f"PY={sys.executable} {script}", "PROFILE=smoke",
-                   f"RUN_DIR={tmp_path / 'run'}"]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-        environment["PYTHONPATH"] = str(artifacts.ROOT)
-        done = subprocess.run(command, cwd=artifacts.ROOT, env=environment, text=True,  # noqa: S603
+        done = subprocess.run(command, cwd=artifacts.ROOT, env=stand_in.environment(), text=True,  # noqa: S603
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         ran = [line.split()[1][:2] for line in log.read_text().splitlines() if line.startswith("eestudy.execution")]
         return done.returncode, done.stdout, ran

@@ -41,7 +41,7 @@ def launch(run, *how, die_at=0):
 def be_a_process(folder, die_at):
     """What one of the launched processes does: `python -m eestudy.training`, told of the tiny run."""
     config.load = lambda *_: CFG
-    artifacts.open_run = lambda *names: artifacts.Run(folder, *names)
+    artifacts.open_run = lambda *_: artifacts.Run(folder, "ml-100k", "smoke", 0)
     backbone.load_tokenizer = lambda _: toys.byte_tokenizer()
     if os.environ.get("ACCELERATE_USE_FSDP"):
         training.loop.Accelerator = sharding_accelerator

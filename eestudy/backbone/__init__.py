@@ -10,6 +10,7 @@ after the prefix. So every candidate sees exactly what it would see in a prompt 
 """
 
 from eestudy.backbone.encoding import text_vectors
+from eestudy.backbone.finite import refuse_nonfinite
 from eestudy.backbone.fused import (
     FusedBackbone,
     FusedLayer,
@@ -56,6 +57,6 @@ __all__ = [
     "ATTENTION", "FAMILIES", "PRECISIONS", "BackboneError", "FusedBackbone", "FusedLayer", "Layout", "Pack",
     "answer_direction", "answer_ids", "answer_index", "attention", "converted_asset", "decoder", "embed",
     "exit_states", "finish", "fuse", "identity", "input_sizes", "load_model", "load_tokenizer", "make_layout",
-    "make_pack", "n_layers", "packed_attention", "prefix_attention", "project", "rotary", "run_layers", "split",
-    "suffix_attention", "supported", "template_gguf", "text_vectors",
+    "make_pack", "n_layers", "packed_attention", "prefix_attention", "project", "refuse_nonfinite", "rotary",
+    "run_layers", "split", "suffix_attention", "supported", "template_gguf", "text_vectors",
 ]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional as F
 
+from eestudy.backbone.finite import refuse_nonfinite
 from eestudy.backbone.layers import decoder, norm_weight
 from eestudy.backbone.packs import BackboneError
 from eestudy.backbone.precision import Linear, channel_sizes, combine_sizes, make_linear, supported
@@ -59,11 +60,13 @@ def fuse(model, precision: str | None = None, sizes: Sequence[dict] | None = Non
         sizes: from `input_sizes`; int8 needs them.
 
     Raises:
-        BackboneError: an adapter that is not merged, a precision that this machine cannot do, or int8 without sizes.
+        BackboneError: an adapter that is not merged, a precision that this machine cannot do, int8 without sizes, or a
+            weight that is not finite.
     """
     stack, config = decoder(model), model.config
     if hasattr(model, "get_base_model"):
         raise BackboneError("merge the adapter first: model.merge_and_unload()")
+    refuse_nonfinite(stack, "Fetch the weights again, or train again with a lower heads.lora_lr")
     precision = precision or _own_precision(stack.embed_tokens.weight)
     if precision == "int8" and sizes is None:
         raise BackboneError("int8 needs to know how large its inputs are: hand in `sizes` from `input_sizes`")

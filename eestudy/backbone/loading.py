@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 from eestudy.artifacts import asset_dir, sha256_file, write_atomic
 from eestudy.assets import extract_member
+from eestudy.backbone.finite import refuse_nonfinite
 from eestudy.backbone.packs import ATTENTION, BackboneError
 from eestudy.config import BackboneConfig
 
@@ -61,8 +62,8 @@ def load_model(cfg: BackboneConfig, seed: int = 0, attention: str = ATTENTION):
         attention: name of a registered attention function.
 
     Raises:
-        BackboneError: a folder or name that holds no model, an unsupported family (an encoder, say), or an asset that
-            is damaged.
+        BackboneError: a folder or name that holds no model, an unsupported family (an encoder, say), an asset that is
+            damaged, or a weight that is not finite.
     """
     if cfg.source == "random-llama":
         return keep_layers(_random_llama(seed, attention), cfg.n_layers_kept)
@@ -79,6 +80,7 @@ def load_model(cfg: BackboneConfig, seed: int = 0, attention: str = ATTENTION):
         model = _fresh(AutoConfig.from_pretrained(folder, trust_remote_code=False), seed, **how)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **how)
+        refuse_nonfinite(model, f"Fetch {cfg.source} again")
     return keep_layers(model.eval(), cfg.n_layers_kept)
 
 
@@ -128,9 +130,15 @@ def converted_asset() -> Path:
     record = target / "sha256.json"
     if not record.exists():
         _convert(target)
-    for name, wanted in json.loads(record.read_text()).items():
-        if not (target / name).exists() or sha256_file(target / name) != wanted:
-            raise BackboneError(f"{target / name} is damaged (sha256 differs). Delete {target} and call again")
+    try:
+        sums = dict(json.loads(record.read_bytes()))
+    except (ValueError, TypeError):
+        sums = {record.name: "that of a whole record"}
+    for name, wanted in sums.items():
+        found = sha256_file(target / name) if (target / name).exists() else "that of no file: it is missing"
+        if found != wanted:
+            raise BackboneError(f"{target / name} is damaged: its sha256 is {found}, expected {wanted}. "
+                                f"Run: rm -r {target} (the next command makes it anew)")
     return target
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 
 from eestudy import config, data
+from eestudy.commands import ends_plainly
 from eestudy.config import StudyConfig
 from eestudy.progress import most_held_mb
 
@@ -18,10 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("dataset", help="a dataset's name, or the toml of a study on own data")
     parser.add_argument("--profile", default="laptop")
     given = parser.parse_args(arguments)
-    try:
+    with ends_plainly(ValueError):  # data.DataError is one
         found = look(config.load(given.dataset, given.profile))
-    except ValueError as error:  # data.DataError is one
-        sys.exit(f"error: {error}")
     print(json.dumps(found, indent=1, ensure_ascii=False))
     sys.exit(any(finding["stops"] for finding in found["findings"]))
 

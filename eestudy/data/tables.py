@@ -69,7 +69,10 @@ def open_database(memory_mb: int = MEMORY_MB) -> Iterator[duckdb.DuckDBPyConnect
             with suppress(duckdb.Error):  # in Jupyter, where there is no such setting without ipywidgets
                 database.execute("set enable_progress_bar = false")  # it would print into whatever reads our output
             database.execute("set TimeZone = 'UTC'")  # of dates that do not say theirs
-            yield database
+            try:
+                yield database
+            except duckdb.OutOfMemoryException as error:
+                raise MemoryError(str(error)) from error
 
 
 def find_file(folder: Path, names: Sequence[str], official: str) -> Path:
@@ -103,6 +106,8 @@ def read_table(database: duckdb.DuckDBPyConnection, name: str, file: TableFile) 
     try:
         with _known_encoding(file) as known:
             refused = read(database, name, known)
+    except duckdb.OutOfMemoryException:
+        raise  # says nothing about the file
     except (duckdb.Error, OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{file.path.name}, row 1: the file cannot be read ({str(error).splitlines()[0]}). "
                         "Fetch or export it again.") from error

@@ -55,7 +55,7 @@ def judged_rows(
         The head scores' columns plus n_prefix_tokens and n_suffix_tokens, ordered by row.
 
     Raises:
-        PolicyInputError: no such row, or a row without token counts.
+        PolicyInputError: no such row, a row without token counts, or one with a score that is not finite.
     """
     kept = head_scores[(head_scores["split"] == split) & (head_scores["mode"] == mode)]
     kept = kept if half is None else kept[kept["half"] == half]
@@ -66,6 +66,9 @@ def judged_rows(
     if frame.empty or missing.any():
         what = f"row {frame.loc[missing, 'row'].iloc[0]} has no token count" if missing.any() else "there are no rows"
         raise PolicyInputError(f"{split} / {mode} / {half}: {what}; head_scores and prompt_tokens must be of one run")
+    odd = ~np.isfinite(head_matrix(frame)[1]).all(1)
+    if odd.any():
+        raise PolicyInputError(f"row {frame.loc[odd, 'row'].iloc[0]}: a score is not finite; run notebook 05 again")
     return frame
 
 

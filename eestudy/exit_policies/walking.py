@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from eestudy.exit_policies.rules import FIRST_EXIT, LAST_EXIT, Policy, agreeing_heads
+from eestudy.artifacts import refuse_nonfinite
+from eestudy.exit_policies.rules import FIRST_EXIT, LAST_EXIT, Policy, PolicyInputError, agreeing_heads
 
 
 def exit_index(policy: Policy, p_yes: np.ndarray, threshold: float, min_exit: int = 0) -> np.ndarray:
@@ -18,8 +19,12 @@ def exit_index(policy: Policy, p_yes: np.ndarray, threshold: float, min_exit: in
 
     Returns:
         [n] int64, 0-based column. The last exit takes whoever is left.
+
+    Raises:
+        PolicyInputError: a score that is not finite; nobody would leave by it.
     """
     p_yes = np.asarray(p_yes, dtype=np.float64)
+    refuse_nonfinite(p_yes, "p_yes", PolicyInputError)
     n, n_exits = p_yes.shape
     index = np.full(n, n_exits - 1, dtype=np.int64)
     active = np.arange(n)

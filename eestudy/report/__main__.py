@@ -9,6 +9,7 @@ import sys
 import pandas as pd
 
 from eestudy import artifacts, config
+from eestudy.commands import ends_plainly
 from eestudy.report import reference
 from eestudy.report.comparison import compare, seed_deviation
 from eestudy.report.datasets import read_references
@@ -90,4 +91,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ends_plainly():
+        sys.exit(main())

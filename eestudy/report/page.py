@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import html
 import re
-import unicodedata
 
 import numpy as np
 import pandas as pd
+
+from eestudy.untrusted import plain_text
 
 CSS = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#111}
 table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}
@@ -20,12 +21,6 @@ td,th{border-bottom:1px solid #ccc;padding:.2rem .6rem;text-align:left}th{border
 img{max-width:100%}figcaption{font-size:.9rem;color:#444}figure{margin:1rem 0}
 pre{white-space:pre-wrap;background:#f4f4f4;padding:.6rem;font-size:.85rem}"""
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no script, nothing from elsewhere
-
-
-def plain_text(value) -> str:
-    """Any value as one line of visible text: control, format and bidi characters become a space."""
-    text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in str(value))
-    return re.sub(" +", " ", text).strip()
 
 
 def escape_html(value) -> str:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import pandas as pd
+
+from eestudy import artifacts
 from eestudy.report.datasets import by_name, dataset_blocks
 from eestudy.report.page import percent, to_markdown, with_interval
 
+FAULTS = artifacts.reference_dir() / "faults.csv"
 RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_truncated_program",
           "the fastest other program with the model cut to the same depth"))  # fmt: skip
 
@@ -85,6 +90,13 @@ def readme_elsewhere(references: Sequence[dict], dataset: str) -> str:
     return f" On other datasets, requests as they come: {'; '.join(found)}." if found else ""
 
 
+def readme_trust(path: Path = FAULTS) -> str:
+    """What became of the faults that `make torture` injects, as a table; `path`: its committed record."""
+    if not path.exists():
+        return "Not tried yet."
+    return to_markdown([("table", pd.read_csv(path))])
+
+
 def render_readme(text: str, metrics: dict, references: Sequence[dict] = ()) -> str:
     """The README with what stands between its markers rendered anew.
 
@@ -96,7 +108,8 @@ def render_readme(text: str, metrics: dict, references: Sequence[dict] = ()) -> 
     blocks = {"answer": readme_answer(metrics) + readme_elsewhere(references, metrics.get("dataset", "")),
               "results": "\n" + readme_table(metrics),
               "expect": readme_expectation(metrics),
-              "datasets": "\n" + to_markdown(dataset_blocks(references or [metrics]))}
+              "datasets": "\n" + to_markdown(dataset_blocks(references or [metrics])),
+              "trust": "\n" + readme_trust()}
     return fill(text, blocks)
 
 

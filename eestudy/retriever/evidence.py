@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from eestudy.retriever.search import normalise
+from eestudy.retriever.search import normalise, refuse_nonfinite
 
 MOST_IN_TABLE = 15_000  # users or items whose similarities are held as one table, of 0.9 GB
 PAIRS_PER_CHUNK = 2_000_000  # bounds memory: a pair takes some 40 bytes and two gathered vectors of D floats
@@ -42,8 +42,8 @@ def in_chunks(similarity: Similarity) -> Similarity:
 
 def vector_similarity(vectors: np.ndarray, others: np.ndarray | None = None) -> Similarity:
     """Cosine between rows. Args: vectors [N, D]; the right ones' [M, D], None: the same. Returns: a `Similarity`."""
-    unit = normalise(vectors)  # [N, D]
-    other = unit if others is None else normalise(others)  # [M, D]
+    unit = normalise(refuse_nonfinite(vectors))  # [N, D]
+    other = unit if others is None else normalise(refuse_nonfinite(others))  # [M, D]
     return in_chunks(lambda left, right: np.einsum("pd,pd->p", unit[left], other[right]))
 
 
@@ -56,7 +56,7 @@ def rating_matrix(allowed: pd.DataFrame, n_users: int, n_items: int) -> np.ndarr
 
 def table_similarity(vectors: np.ndarray) -> Similarity:
     """`vector_similarity` looked up in a table of all pairs. Args: vectors [N, D], N in the thousands at most."""
-    unit = normalise(vectors)
+    unit = normalise(refuse_nonfinite(vectors))
     table = unit @ unit.T  # [N, N]: where vectors are about as long as N, cheaper than one product per pair
     return lambda left, right: table[left, right]
 

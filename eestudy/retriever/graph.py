@@ -18,6 +18,7 @@ from torch_geometric.nn import LightGCN
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from eestudy.progress import progress
+from eestudy.retriever.search import refuse_nonfinite
 
 USERS_AT_ONCE = 1024  # whose scores of all items are held at one time
 MAX_STEPS = 32  # of an epoch
@@ -238,7 +239,7 @@ def train_lightgcn(
         user_emb [U, D] and item_emb [I, D] float32, mean over layers or the last; mean BPR loss per epoch.
 
     Raises:
-        ValueError: no edges.
+        ValueError: no edges, or embeddings that are not finite in the end (the learning rate is too high).
 
     Source: He et al. 2020; Rendle et al. 2009 (BPR), as in `torch_geometric.nn.LightGCN`.
     """
@@ -253,7 +254,7 @@ def train_lightgcn(
             losses.append(_epoch(model, optimizer, multiply, draw(), lambda_reg))
             after_epoch(epoch, losses[-1])
         with torch.no_grad():
-            embedding = _embed(model, multiply).numpy()  # [U + I, D]
+            embedding = refuse_nonfinite(_embed(model, multiply).numpy())  # [U + I, D]
     return embedding[:n_users].copy(), embedding[n_users:].copy(), losses
 
 

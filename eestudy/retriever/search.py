@@ -26,12 +26,20 @@ def normalise(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(length > 0, length, 1)
 
 
+def refuse_nonfinite(vectors: np.ndarray) -> np.ndarray:
+    """The vectors [N, D] themselves; a ValueError names the first row that holds a NaN or an infinity."""
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
+        raise ValueError(f"vector {row} holds a value that is not finite (NaN or infinity); make the embeddings again")
+    return vectors
+
+
 def build_index(vectors: np.ndarray):
     """An exact FAISS index of cosine similarity. Args: vectors [N, D]. Returns: a `faiss.IndexFlatIP`."""
     import faiss
 
     index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(normalise(vectors)))
+    index.add(np.ascontiguousarray(normalise(refuse_nonfinite(vectors))))
     return index
 
 

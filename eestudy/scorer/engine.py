@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from eestudy import backbone, exit_heads
+from eestudy import artifacts, backbone, exit_heads
 from eestudy.scorer.batches import unused
 from eestudy.scorer.flow import Flow, attend, attend_answers, enter, join, without
 from eestudy.scorer.prefixes import PrefixCache, Trail, close_trail, note, open_trail
@@ -73,10 +73,12 @@ def build_engine(
         sample: a few requests, scored once in full precision, on which int8 sees how large its inputs are.
 
     Raises:
-        BackboneError: see `backbone.fuse`.
+        BackboneError: see `backbone.fuse`; a head or a calibration that is not finite.
     """
+    backbone.refuse_nonfinite(heads, "Train again with a lower heads.head_lr")
     if calibration is None:
         calibration = np.tile([1.0, 0.0], (len(heads.exit_layers), 1))
+    artifacts.refuse_nonfinite(np.asarray(calibration, float), "calibration (a row a head)", backbone.BackboneError)
     sizes = None
     if precision == "int8" and len(sample):
         exact, last = build_engine(model, heads), static_rule(len(heads.exit_layers) - 1)
@@ -97,7 +99,8 @@ def score(engine: Engine, requests: Sequence, rule: ExitRule, cache: PrefixCache
         One `Scored` a request, in their order.
 
     Raises:
-        BackboneError: an empty prefix or suffix, one that is too long, another engine's cache, exits out of order.
+        BackboneError: an empty prefix or suffix, one that is too long, another engine's cache, exits out of order, a
+            score that is not finite.
     """
     if not len(requests):
         return []
@@ -169,6 +172,10 @@ def _peek(engine: Engine, flow: Flow, qkv, trails: Sequence[Trail], depth: int, 
 
 def _decide(engine: Engine, rows, logits, exit: int, last_exit: int, rule: ExitRule, answers: Scored) -> np.ndarray:
     """Write down an exit's logits, ask the rule, answer for those who leave; returns who stays: [candidates]."""
+    if not np.isfinite(logits).all():
+        raise backbone.BackboneError(
+            f"layer {engine.heads.exit_layers[exit]}: the score of candidate {rows[~np.isfinite(logits)][0]} (of all "
+            "requests together, from 0) is not finite. Score in float32; if it stays so, train again")
     answers.logits[rows, exit] = logits
     p_yes = exit_heads.calibrate(answers.logits[rows, : exit + 1], engine.calibration[: exit + 1])
     if exit == last_exit:

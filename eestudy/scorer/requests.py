@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from eestudy import prompts
 from eestudy.config import StudyConfig
 
+MOST_STARS = 10  # see `prompts.ratings_text`: one sign a rating
+
 
 @dataclass(frozen=True)
 class Question:
@@ -40,7 +42,8 @@ def tokenize(question: Question, cfg: StudyConfig, tokenizer, mode: str = "both"
         mode: which evidence is shown, one of `config.MODES`.
 
     Raises:
-        prompts.PromptError: a profile over its budget, or lists of different lengths.
+        prompts.PromptError: a profile over its budget, no candidate, lists of different lengths, or a rating that no
+            prompt can show.
     """
     return encode(question.user, *write(question, cfg, tokenizer, mode), tokenizer)
 
@@ -48,9 +51,12 @@ def tokenize(question: Question, cfg: StudyConfig, tokenizer, mode: str = "both"
 def write(question: Question, cfg: StudyConfig, tokenizer, mode: str = "both") -> tuple[str, list[str]]:
     """The prompt of a question as text: the prefix, and C suffixes. Arguments and errors: see `tokenize`."""
     n = len(question.candidates)
+    if not n:
+        raise prompts.PromptError("a question needs a candidate at least")
     if not n == len(question.others) == len(question.own):
         raise prompts.PromptError(f"{n} candidates, but {len(question.others)} and {len(question.own)} evidence lists")
     recent = question.history[max(0, len(question.history) - cfg.prompt.n_history):]
+    _refuse_odd([rating for _, rating in recent], *question.others, *question.own)
     cut = prompts.cut_titles([title for title, _ in recent] + list(question.candidates), tokenizer,
                              cfg.prompt.max_title_tokens)  # fmt: skip
     stars = [rating for _, rating in recent]
@@ -58,6 +64,12 @@ def write(question: Question, cfg: StudyConfig, tokenizer, mode: str = "both") -
     suffixes = [prompts.suffix_text(mode, *parts, cfg.data.has_stars)
                 for parts in zip(cut[len(recent):], question.others, question.own, strict=True)]  # fmt: skip
     return prefix, suffixes
+
+
+def _refuse_odd(*ratings: Sequence[float]) -> None:
+    odd = [rating for some in ratings for rating in some if not 0 <= rating <= MOST_STARS]
+    if odd:
+        raise prompts.PromptError(f"a rating of {odd[0]}: a prompt shows ratings between 0 and {MOST_STARS}")
 
 
 def encode(user: Hashable, prefix: str, suffixes: Sequence[str], tokenizer) -> TokenRequest:

@@ -1,0 +1,105 @@
+"""`PYTHONPATH=tests python -m faults [kind ...] [--seed N] [--share 0.1] [--list]`: the long form of every fault."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from eestudy import artifacts
+from faults import corruption, guided, inputs, kills, numbers, resources, titles, together
+from faults.outcome import Outcome, keep
+
+
+def _kills(folder: Path, seed: int, share: float) -> list[Outcome]:
+    smoke = kills.smoke_chain(folder / "smoke")
+    return [
+        kills.chain("kill in the chain", smoke, round(200 * share), 25, seed),
+        corruption.finished_run(artifacts.Run(smoke.folder, "ml-100k", "smoke", 0), round(200 * share), seed),
+        kills.atomic_write(folder / "write", round(500 * share), seed),
+        kills.checkpoint(folder / "checkpoint", round(200 * share), seed),
+        kills.download(folder / "download", round(50 * share), 3, seed),
+        together.interrupted_notebook(folder / "notebook", round(20 * share), seed),
+        together.interrupted_chain(smoke, round(20 * share), 8, seed),
+    ]
+
+
+def _corruption(folder: Path, seed: int, share: float) -> list[Outcome]:
+    with pytest.MonkeyPatch.context() as patch:
+        return [corruption.artifact_files(folder / "run", round(500 * share), seed),
+                corruption.cached_assets(folder / "cache", round(200 * share), seed, patch)]  # fmt: skip
+
+
+def _resources(folder: Path, seed: int, share: float) -> list[Outcome]:
+    found = [resources.file_limit(folder / "limit", round(200 * share), seed),
+             resources.wrong_download(folder / "wrong", round(40 * share), seed),
+             resources.no_network(folder / "network", seed),
+             resources.little_memory(round(20 * share), seed)]  # fmt: skip
+    if not resources.can_mount():
+        print("No small file system may be mounted here: disk full and read-only folders are not tried.")
+        return found
+    (folder / "mount").mkdir()
+    return [*found, resources.full_disk(folder / "mount", round(20 * share), seed),
+            resources.read_only(folder / "mount", round(10 * share), seed)]  # fmt: skip
+
+
+def _together(folder: Path, seed: int, share: float) -> list[Outcome]:
+    return [together.same_folder(folder / "same", round(20 * share), seed),
+            together.other_folders(folder / "other", round(5 * share), seed)]  # fmt: skip
+
+
+def _inputs(folder: Path, seed: int, share: float) -> list[Outcome]:
+    os.environ["RUN_DIR"] = str(folder / "runs")
+    (folder / "files").mkdir()
+    return [inputs.files(folder / "files", round(6000 * share), seed),
+            inputs.values(folder / "values", round(12_000 * share), seed),
+            *guided.fuzz(folder / "fuzz", round(600 * share), seed)]  # fmt: skip
+
+
+def _titles(folder: Path, seed: int, share: float) -> list[Outcome]:
+    return [titles.chain_of_functions(folder / "functions", seed),
+            titles.chain_of_notebooks(folder / "notebooks", seed)]  # fmt: skip
+
+
+def _numbers(folder: Path, seed: int, share: float) -> list[Outcome]:
+    return [numbers.long_scoring(round(10_000 * share), seed), numbers.threads(round(200 * share), seed),
+            numbers.odd_weights(round(200 * share), seed), numbers.overflowing_layer(round(100 * share), seed),
+            numbers.odd_values(folder / "values", round(300 * share), seed)]  # fmt: skip
+
+
+KINDS = {"kills": _kills, "corruption": _corruption, "resources": _resources, "together": _together, "inputs": _inputs,
+         "titles": _titles, "numbers": _numbers}  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the kinds that are named, or all; their rows of the table are kept where nothing was left out."""
+    parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
+    parser.add_argument("kinds", nargs="*", help=f"among {', '.join(KINDS)}; none: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", type=float, default=1.0, help="of the number of faults; only 1 keeps the table")
+    parser.add_argument("--list", action="store_true")
+    given = parser.parse_args(arguments)
+    if given.list or not set(given.kinds) <= set(KINDS):
+        print("\n".join(KINDS))
+        return int(not given.list)
+    lost = 0
+    for kind in given.kinds or KINDS:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="eestudy-faults-") as folder:
+            outcomes = KINDS[kind](Path(folder), given.seed, given.share)
+        for found in outcomes:
+            print(f"{found.fault}: {found.noticed} of {found.tried} noticed, {found.recovered} recovered, "
+                  f"{found.lost} lost (seed {found.seed})", flush=True)  # fmt: skip
+        print(f"== {kind}: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+        lost += sum(not found.is_clean for found in outcomes)
+        if given.share == 1:
+            keep(outcomes)
+    return int(lost > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
