@@ -1,5 +1,6 @@
 #!/bin/sh
-# Make .venv with the packages of requirements.lock, each held to its hash. Called by `make env`; PYTHON and TORCH_INDEX are optional.
+# Make .venv with the packages of requirements.lock, each held to its hash. Called by `make env`; PYTHON and TORCH_INDEX
+# are optional.
 # The stamp is written last: a .venv without it was interrupted and is made anew.
 set -eu
 

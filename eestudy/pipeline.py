@@ -195,11 +195,10 @@ def main(arguments: list[str] | None = None) -> None:
         for damage in discard_damaged(run):
             print(f"note: {damage} (this make does it: it is made again)")
         stale = refresh(run)
-    which = f"{given.dataset}/{given.profile}/seed-{given.seed}"
     if not stale:
-        print(f"Nothing to do: all {len(PROJECT.steps)} notebooks of {which} are up to date in {run.root}")
+        print(f"Nothing to do: all {len(PROJECT.steps)} notebooks of {run.name} are up to date in {run.root}")
     else:
-        print(f"{which}: {len(stale)} of {len(PROJECT.steps)} notebooks to run, and what depends on them:")
+        print(f"{run.name}: {len(stale)} of {len(PROJECT.steps)} notebooks to run, and what depends on them:")
     for name, reasons in stale.items():
         more = f" (+{len(reasons) - 3} more)" if len(reasons) > 3 else ""
         print(f"  {name}: {', '.join(reasons[:3])}{more}")
