@@ -28,9 +28,9 @@ endif
 # These become names of folders and words of a shell. A sign that either reads as more than a letter is refused, here,
 # before anything is run.
 HASH := \#
-GIVEN = $(DATASET)$(PROFILE)$(SEED)$(RUN_DIR)
+GIVEN = $(foreach name,DATASET PROFILE SEED RUN_DIR,$(value $(name)))
 UNSAFE := $(strip $(foreach sign,; & | < > ( ) { } [ ] ` ' " * ? ! % : = \ $$ $(HASH),$(findstring $(sign),$(GIVEN))))
-ifneq ($(UNSAFE)$(filter-out 1,$(foreach name,DATASET PROFILE SEED RUN_DIR,$(words $($(name))))),)
+ifneq ($(UNSAFE)$(filter-out 1,$(foreach name,DATASET PROFILE SEED RUN_DIR,$(words $(value $(name))))),)
 $(error DATASET, PROFILE, SEED and RUN_DIR are one word each, without the signs of make or the shell: $(UNSAFE))
 endif
 

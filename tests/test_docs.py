@@ -117,6 +117,7 @@ def test_make_refuses_what_a_shell_would_read(value):
         asked = ["make", "-n", "look", f"{name}={value}"]
         done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)  # noqa: S603
         assert done.returncode and "are one word each" in done.stderr, (name, value)
+    assert not (ROOT / "x").exists(), "refused, but run before"
 
 
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.suffix == ".md"], ids=lambda path: path.name)
