@@ -72,7 +72,70 @@ def test_it_ends_with_what_we_found_rendered_from_artifacts(notebook):
     ending = "\n".join(text(cell) for cell in notebook["cells"][headings[-1]:] if cell["cell_type"] == "code")
     assert "Markdown(" in ending
     later = [text(cell) for cell in notebook["cells"][headings[-1] + 1:] if cell["cell_type"] == "markdown"]
-    assert not any(re.match(r"#", cell) for cell in later), "`What we found` is the last section"
+    sections = [cell for cell in later if re.match(r"##? ", cell)]
+    assert all(cell.startswith("## Exercises\n") for cell in sections), "only `Exercises` follow `What we found`"
+
+
+def section_of_exercises(notebook) -> list[dict]:
+    """The cells after the heading `## Exercises`."""
+    heads = [index for index, cell in enumerate(notebook["cells"]) if text(cell).startswith("## Exercises\n")]
+    assert len(heads) == 1, "one heading `## Exercises`"
+    return notebook["cells"][heads[0] + 1:]
+
+
+def tags(cell) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def test_three_exercises_come_last(notebook):
+    cells = section_of_exercises(notebook)
+    assert len(cells) == 12, "three exercises of four cells: task, blank, solution, check"
+    for letter, start in zip("abc", (0, 4, 8), strict=True):
+        task, *codes = cells[start:start + 4]
+        assert task["cell_type"] == "markdown" and text(task).startswith(f"### Exercise {letter} · ")
+        assert [tags(cell) for cell in codes] == [["exercise"], ["solution"], ["check"]]
+        assert "..." in text(codes[0]), "a blank to fill in"
+        assert "assert " in text(codes[2])
+    outside = [cell for cell in notebook["cells"] if cell not in cells and cell["cell_type"] == "code"]
+    assert not any(set(tags(cell)) & {"exercise", "solution", "check"} for cell in outside)
+
+
+def names_bound(source: str) -> set[str]:
+    """Names that a cell binds at its top level, functions among them, loops' variables not."""
+    found = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        found |= {part.id for target in targets for part in ast.walk(target)
+                  if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+    return found
+
+
+def test_exercises_set_what_the_check_reads_and_say_what_is_wrong(notebook):
+    cells = section_of_exercises(notebook)
+    for blank, solution, check in (map(text, cells[start + 1:start + 4]) for start in (0, 4, 8)):
+        asserts = [node for node in ast.walk(ast.parse(check)) if isinstance(node, ast.Assert)]
+        assert all(node.msg is not None for node in asserts), f"an assert without a message: {check}"
+        shared = names_bound(blank) & names_bound(solution)
+        assert shared and any(name in check for name in shared), "the solution sets the blank, the check reads it"
+
+
+def test_exercises_write_nothing(notebook):
+    for source in (text(cell) for cell in section_of_exercises(notebook) if cell["cell_type"] == "code"):
+        assert not re.search(r"\bwrite_\w+\(|\bsavefig\(|\.to_(csv|parquet|json)\(|\bopen\(", source), source
+
+
+def test_it_asks_before_it_shows(notebook):
+    cells, asked = notebook["cells"], 0
+    for index, cell in enumerate(cells):
+        if not text(cell).startswith("**Predict before you run.** "):
+            continue
+        asked += 1
+        folded = r"[^<]*\?[^<]*\n\n<details><summary>Answer</summary>\n\n.+\n\n</details>"
+        assert re.fullmatch(folded, text(cell).strip(), re.DOTALL), "a question, and its answer folded"
+        assert cells[index + 1]["cell_type"] == "code", "the cell that answers comes next"
+    assert 2 <= asked <= 3
 
 
 def test_outputs_are_stripped(notebook):
