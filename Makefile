@@ -6,6 +6,8 @@ PROFILE ?= laptop
 SEED ?= 0
 RUN_DIR ?= results/run
 ASSET_DIR ?= results/assets
+# Where `make report` and `make quickstart` put their pages
+SITE_DIR ?= $(RUN_DIR)/site
 # Where the files lie that the reader brings, one folder a dataset
 DATA_DIR ?= results/data
 # PyTorch's CPU builds. Empty or unreachable: pip's own configuration decides which torch it gets.
@@ -43,7 +45,7 @@ ifndef EESTUDY_HOLDER
 EESTUDY_HOLDER := $(shell echo $$PPID)
 endif
 
-export RUN_DIR ASSET_DIR DATA_DIR EESTUDY_HOLDER
+export RUN_DIR ASSET_DIR DATA_DIR SITE_DIR EESTUDY_HOLDER
 
 STUDY = $(if $(filter %.toml,$(DATASET)),$(basename $(notdir $(DATASET))),$(DATASET))
 RUN = $(RUN_DIR)/$(STUDY)/$(PROFILE)/seed-$(SEED)
@@ -61,7 +63,13 @@ BEFORE_05_exit_heads = threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(NUM_PROCES
 	--main_process_port 0 $(LAUNCH) --num_processes $(NUM_PROCESSES) -m eestudy.training $(ARGS)
 endif
 
-.PHONY: help env assets refresh look reproduce bench retrievers probes ablations scale llama check test unit \
+# `quickstart` needs no torch: where the whole environment is not there, it makes a small one.
+ifeq ($(USE_CURRENT_ENV)$(wildcard .venv/installed.txt),)
+QUICK = .venv-quickstart
+endif
+QUICK_PY = $(if $(QUICK),$(QUICK)/bin/python,$(PY))
+
+.PHONY: help env assets refresh look reproduce report quickstart exercises bench retrievers probes ablations scale llama check test unit \
 	torture lint lock licences audit lab reference clean
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
@@ -92,8 +100,23 @@ look: env assets ## read and check a dataset, say what stands; nothing is traine
 
 reproduce: env assets refresh $(COPIES) $(RUN)/summary.txt ## run every notebook that is not up to date, then say what was found
 	@cat $(RUN)/summary.txt
-	@echo "Report: $(RUN)/report.html"
+	@$(PY) -m eestudy.site $(ARGS)
 	@rm -f $(RUN)/holder.json
+
+report: env ## the results as pages: of this run, or of the committed reference
+	@$(PY) -m eestudy.site $(ARGS)
+
+quickstart: ## two minutes: notebooks 06, 08 and 09 on the committed reference, and the pages; no LLM, no torch
+ifneq ($(QUICK),)
+	@VENV=$(QUICK) LOCK=requirements-quickstart.lock PYTHON="$(PYTHON)" sh ./make_env.sh
+endif
+	@RUN_DIR=$(RUN_DIR)/quickstart $(QUICK_PY) -m eestudy.quickstart $(ARGS)
+
+exercises: ## the notebooks for students, solutions taken out
+	@mkdir -p $(RUN_DIR)/exercises
+	@$(QUICK_PY) -m nbconvert --to notebook --output-dir $(RUN_DIR)/exercises --TagRemovePreprocessor.enabled=True \
+	  --TagRemovePreprocessor.remove_cell_tags=solution --log-level WARN notebooks/*.ipynb
+	@echo "Student version: $(RUN_DIR)/exercises"
 
 refresh: env assets
 	@$(PY) -m eestudy.pipeline $(ARGS)
@@ -162,6 +185,8 @@ test: env assets lint ## lint, the whole smoke chain with its measurements, its 
 	@$(MAKE) --no-print-directory bench retrievers probes check DATASET=ml-100k PROFILE=smoke SEED=0 RUN_DIR=.smoke
 	@for study in examples/study.toml examples/no_stars.toml; do \
 	  $(MAKE) --no-print-directory reproduce DATASET=$$study PROFILE=smoke SEED=0 RUN_DIR=.smoke || exit 1; done
+	@$(MAKE) --no-print-directory quickstart RUN_DIR=.smoke
+	@RUN_DIR=.smoke/quickstart $(PY) -m eestudy.report check
 	@$(MAKE) --no-print-directory unit
 
 unit: env ## the tests alone

@@ -1,13 +1,15 @@
 #!/bin/sh
 # Make .venv with the packages of requirements.lock, each held to its hash. Called by `make env`; PYTHON and TORCH_INDEX
-# are optional.
+# are optional. `make quickstart` names another folder, VENV, and a shorter list without torch, LOCK.
 # The stamp is written last: a .venv without it was interrupted and is made anew.
 set -eu
 
-stamp=.venv/installed.txt
+venv=${VENV:-.venv}
+lock=${LOCK:-requirements.lock}
+stamp=$venv/installed.txt
 # what stands from [tool.ruff] on does not touch the packages
-wanted=$(sed '/^\[tool\.ruff\]/,$d' pyproject.toml | cat requirements.lock - | cksum)
-if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
+wanted=$(sed '/^\[tool\.ruff\]/,$d' pyproject.toml | cat "$lock" - | cksum)
+if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c '' 2>/dev/null; then
   exit 0
 fi
 
@@ -32,29 +34,32 @@ END
   exit 1
 fi
 
-echo "Making .venv with $("$python" --version). The downloads take some minutes, once."
-rm -rf .venv
-"$python" -m venv .venv
+echo "Making $venv with $("$python" --version). The downloads take some minutes, once."
+rm -rf "$venv"
+"$python" -m venv "$venv"
 pip() {
-  .venv/bin/python -m pip --disable-pip-version-check "$@"
+  "$venv/bin/python" -m pip --disable-pip-version-check "$@"
 }
 
-# On Linux a plain torch is a CUDA build of gigabytes, so the CPU index is tried first. The lock knows both builds.
-sed -n '/^torch==/,/[^\\]$/p' requirements.lock >.venv/torch.txt
 hashed="--no-deps --require-hashes"
-if [ -n "${TORCH_INDEX:-}" ] &&
-  pip install -q --dry-run $hashed --index-url "$TORCH_INDEX" --timeout 5 --retries 0 -r .venv/torch.txt >/dev/null 2>&1; then
-  pip install $hashed --index-url "$TORCH_INDEX" -r .venv/torch.txt
-else
-  echo "TORCH_INDEX (${TORCH_INDEX:-empty}) is not used; pip's own configuration serves torch."
-  pip install $hashed -r .venv/torch.txt
+cp "$lock" "$venv/lock.txt"
+# On Linux a plain torch is a CUDA build of gigabytes, so the CPU index is tried first. The lock knows both builds.
+if grep -q "^torch==" "$lock"; then
+  sed -n '/^torch==/,/[^\\]$/p' "$lock" >"$venv/torch.txt"
+  if [ -n "${TORCH_INDEX:-}" ] &&
+    pip install -q --dry-run $hashed --index-url "$TORCH_INDEX" --timeout 5 --retries 0 -r "$venv/torch.txt" >/dev/null 2>&1; then
+    pip install $hashed --index-url "$TORCH_INDEX" -r "$venv/torch.txt"
+  else
+    echo "TORCH_INDEX (${TORCH_INDEX:-empty}) is not used; pip's own configuration serves torch."
+    pip install $hashed -r "$venv/torch.txt"
+  fi
+  if pip show torch | grep -q '^Version: .*+cpu$'; then
+    cp "$lock" "$venv/lock.txt"
+  else
+    sed 's/^#cuda //' "$lock" >"$venv/lock.txt" # what the default build needs on Linux; its marks tell pip where
+  fi
 fi
-if pip show torch | grep -q '^Version: .*+cpu$'; then
-  cp requirements.lock .venv/lock.txt
-else
-  sed 's/^#cuda //' requirements.lock >.venv/lock.txt # what the default build needs on Linux; its marks tell pip where
-fi
-pip install -q $hashed -r .venv/lock.txt
+pip install -q $hashed -r "$venv/lock.txt"
 pip install -q --no-deps --no-build-isolation -e .
 pip check
 echo "$wanted" >"$stamp"

@@ -38,6 +38,8 @@ awk -v hashes="$work/hashes" '
   }
   { print mark $0 }' "$work/lock" >"$work/new"
 mv "$work/new" requirements.lock
+compile pyproject.toml --extra quickstart -c requirements.txt >"$work/quickstart"
+{ echo "# Made by \`make lock\`: the part of requirements.lock that \`make quickstart\` needs."; cat "$work/quickstart"; } >requirements-quickstart.lock
 
 # Proof: every file that each platform would install is there, and has one of the hashes.
 sed 's/^#cuda //' requirements.lock >"$work/all"

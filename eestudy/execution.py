@@ -140,7 +140,8 @@ def _describe(error: Exception) -> str:
     return "\n".join([*plain[-TRACEBACK_LINES:], "", f"cell {error.cell_index}: {last}"])
 
 
-def _run_papermill(name: str, run: artifacts.Run, project: Project, output: Path):
+def run_papermill(name: str, run: artifacts.Run, project: Project, output: Path | None):
+    """Run one notebook with the run's parameters; returns it executed, kept in `output` all along."""
     import papermill
 
     # In a thread of its own: in the main one it would take Ctrl-C for itself, and wait for the kernel.
@@ -190,7 +191,7 @@ def execute(name: str, run: artifacts.Run, project: Project = PROJECT) -> Path:
     copy = pipeline.copy_path(run, name)
     copy.unlink(missing_ok=True)  # its outputs are about to be overwritten: it stands for nothing any more
     with active_seconds(record, artifacts.fingerprint(parts)) as seconds:
-        notebook = _run_papermill(name, run, project, unfinished)
+        notebook = run_papermill(name, run, project, unfinished)
         if missing := pipeline.missing_outputs(run, project.steps[name]):
             raise artifacts.ArtifactError(f"{name} ended without writing {', '.join(missing)} (see eestudy/chain.py)")
         total = seconds()

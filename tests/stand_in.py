@@ -40,7 +40,7 @@ def papermill(name, run, project, output):
     artifacts.write_json(run, f"{{name}}.json", (project.notebooks / f"{{name}}.ipynb").read_text())
     import nbformat
     return nbformat.read(output, as_version=4)
-execution._run_papermill = papermill
+execution.run_papermill = papermill
 pipeline.PROJECT = execution.PROJECT = project
 pipeline.refresh.__defaults__ = pipeline.discard_damaged.__defaults__ = execution.execute.__defaults__ = (project,)
 if module == "eestudy.pipeline":

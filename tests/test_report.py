@@ -115,6 +115,9 @@ def write_run(run, n_users=20, per_user=16, layers=LAYERS, titles=HOSTILE):
     prompts = [f"History: {title}\nTarget " for title in np.array(titles, dtype=object)[frame["item_id"]]]
     artifacts.write_table(run, "prompts.parquet", pd.DataFrame({"row": frame["row"], "prefix": prompts,
                                                                 "suffix_both": "The others 5 4. Like?"}))  # fmt: skip
+    counted = {"n_prefix_tokens": 90, "n_suffix_tokens": 26}
+    artifacts.write_table(run, "prompt_tokens.parquet", frame[["row"]].assign(mode="both", **counted))
+    artifacts.write_table(run, "evidence.parquet", frame[["row"]].assign(item_mean=3.5, others=[[5, 4]] * len(frame)))
     _policies(run, head, layers)
     _latency(run, rng, layers)
     early = artifacts.metric("auc_early_exit", 0.7, "AUC", ci95=(0.6, 0.8), n=80)
@@ -145,7 +148,6 @@ def run_09(run):
     artifacts.write_json(run, "metrics.json", found)
     blocks = report.report_blocks(run, found, 20)
     artifacts.write_bytes(run, "report.md", report.to_markdown(blocks).encode())
-    artifacts.write_bytes(run, "report.html", report.to_html("Report", blocks).encode())
     return found
 
 
@@ -448,7 +450,7 @@ class _Tags(HTMLParser):
 
 
 def test_report_html_is_self_contained_and_escaped(built):
-    text = built[0].path("report.html").read_text()
+    text = report.to_html(report.report_blocks(built[0], artifacts.read_json(built[0], "metrics.json"), 20))
     parser = _Tags()
     parser.feed(text)
     assert not parser.seen & {"script", "link", "a", "iframe"} and "img" in parser.seen

@@ -35,6 +35,7 @@ from eestudy.report.tables import (
     layer_of_gain,
     layer_of_gain_difference,
     mark_dominated,
+    mark_latency,
     tradeoff_table,
 )
 
@@ -44,7 +45,8 @@ __all__ = [
     "compare_with_reference", "dataset_blocks", "depth_curves", "depth_figure", "difference", "estimate", "exit_layers",
     "findings", "findings_markdown", "first_layer_of_gain", "frequency_gains", "frequency_table", "headline_table",
     "judge", "latency_summary",
-    "layer_of_gain", "layer_of_gain_difference", "loss_figure", "mark_dominated", "published", "readme_table",
-    "render_readme", "report_blocks", "save", "seed_deviation", "style", "summary", "to_html", "to_markdown",
-    "tradeoff_figure", "tradeoff_metrics", "tradeoff_table", "training_counts", "verdict", "with_interval",
+    "layer_of_gain", "layer_of_gain_difference", "loss_figure", "mark_dominated", "mark_latency", "published",
+    "readme_table", "render_readme", "report_blocks", "save", "seed_deviation", "style", "summary", "to_html",
+    "to_markdown", "tradeoff_figure", "tradeoff_metrics", "tradeoff_table", "training_counts", "verdict",
+    "with_interval",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from eestudy.artifacts import metric as entry
 from eestudy.report.headline import UNITS
 from eestudy.report.judged import CLASSIC, SAMPLED, STACKED_CLASSIC, Judged, difference, estimate
 
+COUNTS = "training_counts.parquet"  # of a run made from a reference, which has no interactions to count
 # rows in the graph and label part: lowest and highest count of a bin
 FREQUENCIES = {"0": (0, 0), "1_to_5": (1, 5), "6_to_20": (6, 20), "over_20": (21, np.inf)}
 
@@ -18,12 +19,14 @@ def training_counts(run: artifacts.Run, row) -> pd.DataFrame:
     """How often each row's item and user stand in the graph and label part.
 
     Args:
-        run: reads interactions and split.
+        run: reads interactions and split; `COUNTS` where it was made from a reference.
         row: [n] row numbers.
 
     Returns:
         item, user: int [n].
     """
+    if artifacts.artifact_hash(run, COUNTS):
+        return artifacts.read_table(run, COUNTS).set_index("row").loc[row, ["item", "user"]].reset_index(drop=True)
     split = artifacts.read_table(run, "split.parquet")
     table = artifacts.read_table(run, "interactions.parquet").merge(split, on="row")
     known = table["split"].isin(("graph", "label"))

@@ -16,6 +16,7 @@ from eestudy.report.judged import CLICK_RATE, Judged, difference, estimate
 from eestudy.report.tables import layer_of_gain, layer_of_gain_difference
 
 SCHEMA_VERSION = 1
+HASHES = "input_hashes.json"  # of a run made from a reference
 NOTEBOOKS = tuple(f"{number:02d}" for number in range(9))  # those whose metrics are merged
 HEADLINE = (
     "auc_full_depth_retrieval", "gauc_full_depth_retrieval", "auc_full_depth_similar_users_only",
@@ -187,8 +188,11 @@ def input_hashes(run: artifacts.Run) -> dict:
     """What two comparable runs share: hashes of data, splits and sampling by content, and the pinned assets.
 
     Returns:
-        data, split (same for every seed), sampling (depends on the seed), assets (name -> sha256).
+        data, split (same for every seed), sampling (depends on the seed), assets (name -> sha256). A run made from a
+        reference has no data: its hashes are the reference's.
     """
+    if artifacts.artifact_hash(run, HASHES):
+        return artifacts.read_json(run, HASHES)
     split = artifacts.read_table(run, "split.parquet")
     data = artifacts.read_table(run, "interactions.parquet")
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pandas as pd
@@ -144,8 +145,11 @@ def examples(run: artifacts.Run, n: int) -> list[dict]:
     """At most `n` judged test rows with their prompts: half where depth changes the answer most, half spread evenly.
 
     Returns:
-        Dicts: row, title, label, p_yes (layer -> probability), prompt.
+        Dicts: row, title, label, p_yes (layer -> probability), prompt, evidence (its entry in that table without the
+        items; None for what is not known). A run made from a reference shows the examples kept there.
     """
+    if not artifacts.artifact_hash(run, "prompts.parquet"):
+        return artifacts.read_json(run, "examples.json")[:n] if artifacts.artifact_hash(run, "examples.json") else []
     head = artifacts.read_table(run, "head_scores.parquet")
     head = head[(head["split"] == "test") & (head["mode"] == "both")].sort_values("row").reset_index(drop=True)
     columns = [f"p_yes_{layer}" for layer in exit_layers(head)]
@@ -155,12 +159,22 @@ def examples(run: artifacts.Run, n: int) -> list[dict]:
     prompts = artifacts.read_table(run, "prompts.parquet").set_index("row")
     items = artifacts.read_table(run, "items.parquet").set_index("item_id")["title"]
     item_of = artifacts.read_table(run, "interactions.parquet").set_index("row")["item_id"]
+    found = _found(run, kept["row"])
     return [
         {"row": int(row["row"]), "title": str(items[item_of[row["row"]]]), "label": int(row["label"]),
          "p_yes": {name.removeprefix("p_yes_"): round(float(row[name]), 4) for name in columns},
-         "prompt": prompts.loc[row["row"], "prefix"] + prompts.loc[row["row"], "suffix_both"]}
+         "prompt": prompts.loc[row["row"], "prefix"] + prompts.loc[row["row"], "suffix_both"],
+         "evidence": found.get(int(row["row"]), {})}
         for _, row in kept.iterrows()
     ]  # fmt: skip
+
+
+def _found(run: artifacts.Run, rows: pd.Series) -> dict[int, dict]:
+    """What the retriever found for each row, ready for JSON; {} for a run without evidence."""
+    if not artifacts.artifact_hash(run, "evidence.parquet"):
+        return {}
+    table = artifacts.read_table(run, "evidence.parquet").drop(columns="own_items", errors="ignore").set_index("row")
+    return {int(row): json.loads(pd.Series(table.loc[row].to_dict()).to_json(double_precision=4)) for row in rows}
 
 
 def example_blocks(rows: list[dict]) -> list[tuple]:

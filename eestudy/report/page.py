@@ -1,4 +1,4 @@
-"""Blocks of content and their two renderings: Markdown, and one HTML file that needs nothing else.
+"""Blocks of content and their two renderings: Markdown, and HTML that needs nothing else.
 
 A block is a tuple: ("heading", level, text), ("text", text), ("list", [text]), ("table", frame),
 ("figure", png bytes, file name, caption) or ("quote", text). All text is untrusted and escaped here, once.
@@ -14,13 +14,6 @@ import numpy as np
 import pandas as pd
 
 from eestudy.untrusted import plain_text
-
-CSS = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#111}
-table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}
-td,th{border-bottom:1px solid #ccc;padding:.2rem .6rem;text-align:left}th{border-bottom:2px solid #555}
-img{max-width:100%}figcaption{font-size:.9rem;color:#444}figure{margin:1rem 0}
-pre{white-space:pre-wrap;background:#f4f4f4;padding:.6rem;font-size:.85rem}"""
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no script, nothing from elsewhere
 
 
 def escape_html(value) -> str:
@@ -116,10 +109,6 @@ def to_markdown(blocks: list[tuple]) -> str:
     return "\n\n".join(_markdown_block(block) for block in blocks) + "\n"
 
 
-def to_html(title: str, blocks: list[tuple]) -> str:
-    """One HTML page: images inside as data, no script, a content policy that forbids both from elsewhere."""
-    body = "\n".join(_html_block(block) for block in blocks)
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-            f'<meta name="viewport" content="width=device-width"><title>{escape_html(title)}</title>'
-            f"<style>{CSS}</style></head>\n<body>\n{body}\n</body></html>\n")  # fmt: skip
+def to_html(blocks: list[tuple]) -> str:
+    """The blocks as HTML without a page around them; the pages are `site`'s."""
+    return "\n".join(_html_block(block) for block in blocks)

@@ -19,10 +19,11 @@ from eestudy.report.comparison import compare
 from eestudy.report.headline import source_hash
 from eestudy.report.judged import ReportError
 from eestudy.report.narrative import examples
+from eestudy.report.rows import kept_rows
 
 BASE = artifacts.reference_dir()
 REQUIRED = ("metrics.json", "head_scores.parquet", "baseline_scores.parquet", "evidence_model_scores.parquet",
-            "latency.csv", "policies.csv", "tradeoff.csv", "depth_curves.csv", "report.md", "report.html")  # fmt: skip
+            "latency.csv", "policies.csv", "tradeoff.csv", "depth_curves.csv", "report.md")  # fmt: skip
 OPTIONAL = ("click_model_scores.parquet", "click_models.csv", "classic_gains.csv", "training.csv",
             "selected_policy.json", "risk.csv", "exit_groups.csv", "choices.json", "environment.json", "durations.json",
             artifacts.RETRIEVERS, artifacts.PROBES, *artifacts.BENCH)  # fmt: skip
@@ -155,6 +156,8 @@ def _fill(run: artifacts.Run, cfg: StudyConfig, target: Path) -> None:
     for path in sorted(run.root.glob("figures/*")):
         if path.suffix in (".png", ".svg"):
             artifacts.write_atomic(target / "figures" / path.name, path.read_bytes())
+    for name, table in kept_rows(run).items():
+        artifacts.write_atomic(target / "rows" / name, table.to_parquet(index=False))
     rows = json.dumps(examples(run, cfg.report.n_examples // 2), indent=1, ensure_ascii=False)
     artifacts.write_atomic(target / "examples.json", (rows + "\n").encode())
     _copy_notebooks(run, target, cfg.report.n_examples)

@@ -141,7 +141,7 @@ def _functions(folder: Path) -> dict[str, tuple[st.SearchStrategy, Callable]]:
     def tell(texts):
         blocks = [("heading", 2, texts[0]), ("text", texts[0]), ("list", texts), ("quote", texts[-1]),
                   ("table", pd.DataFrame({"title": texts}))]
-        return report.to_html(texts[0], blocks), report.to_markdown(blocks)
+        return report.to_html(blocks), report.to_markdown(blocks)
 
     def round_trip(texts):
         artifacts.write_table(run, "x.csv", pd.DataFrame({"n": range(len(texts)), "title": texts}))

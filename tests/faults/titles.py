@@ -95,7 +95,7 @@ def chain_of_functions(folder: Path, seed: int) -> Outcome:
                              scorer.ExitRule(scorer.never_exit))[0]  # fmt: skip
         blocks = [("heading", 1, title), ("text", title), ("list", [title]), ("quote", title),
                   ("table", pd.DataFrame({"title": [title]})), ("figure", b"", "x.png", title)]  # fmt: skip
-        page, markdown = report.to_html(title, blocks), report.to_markdown(blocks)
+        page, markdown = report.to_html(blocks), report.to_markdown(blocks)
         outcome.count(not UNSAFE_HTML.search(page) and not UNSAFE_MARKDOWN.search(markdown)
                       and not CONTROLS.search(page + markdown + short + untrusted.terminal_text(title)),
                       bool(np.isfinite(found.p_yes).all()), repr(title))  # fmt: skip

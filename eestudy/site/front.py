@@ -1,0 +1,97 @@
+"""The front page's answers: every word follows from an interval in `metrics.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eestudy.report.datasets import by_name
+from eestudy.report.page import number, with_interval
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question and the entry of `metrics.json` that answers it.
+
+    names: entries, of which the first that was measured counts.
+    zero: the value that says "no difference".
+    words: what to answer when the interval lies above it, below it, or holds it.
+    unit: after the number.
+    """
+
+    text: str
+    names: tuple[str, ...]
+    words: tuple[str, str, str]
+    zero: float = 0.0
+    unit: str = "AUC"
+
+
+QUESTIONS = {
+    "speed": Question("Is it faster than asking the model once for every item?", (
+        "throughput_ratio_early_exit_vs_plain_as_they_come", "throughput_ratio_early_exit_vs_plain"),
+        ("Yes", "No, slower", "Not shown"), 1.0, "times"),
+    "exit": Question("Does stopping early add to that, on top of sharing the prompt?", (
+        "throughput_ratio_early_exit_vs_packed_full_depth_as_they_come",
+        "throughput_ratio_early_exit_vs_packed_full_depth"), ("Yes", "No, slower", "Not shown"), 1.0, "times"),
+    "loss": Question("Does stopping early cost accuracy?", ("auc_early_exit_minus_full_depth",),
+                     ("No, it gains", "Yes", "No loss shown")),
+    "static": Question("Is choosing when to stop, item by item, better than one fixed layer of the same cost?",
+                       ("auc_dynamic_minus_static_same_cost",), ("Yes", "No, worse", "Not shown")),
+    "evidence": Question("Does what the graph finds help?", ("auc_retrieval_gain",), ("Yes", "No, it hurts",
+                                                                                      "Not shown")),
+    "llm": Question("Is the LLM more accurate than the best model without one?", (
+        "auc_llm_minus_best_classic_all_labels", "auc_llm_minus_best_baseline"), ("Yes", "No, less", "Not shown")),
+}  # fmt: skip
+CLAUSES = {  # for: above, below, neither, not measured
+    "speed": ("Yes, they can be made {} times as fast", "No: they become slower, {} times as fast",
+              "No gain in speed could be shown", "How much faster they become was not measured here"),
+    "loss": ("without losing accuracy", "at a price in accuracy", "and no loss of accuracy could be shown",
+             "and what it costs in accuracy was not measured"),
+    "static": ("Choosing when to stop, item by item, pays.", "But stopping everybody at one fixed layer is better.",
+               "But stopping everybody at one fixed layer does as well, as far as can be shown.", ""),
+    "llm": ("And the LLM is more accurate than every model without one.",
+            "And a model without any LLM is more accurate, in microseconds.",
+            "And a model without any LLM, which takes microseconds, is as accurate, as far as can be shown.", ""),
+}  # fmt: skip
+
+
+def entry(metrics: dict, question: Question) -> dict | None:
+    """The entry that answers a question, or None where none of its names was measured with an interval."""
+    values = by_name(metrics)
+    found = (values.get(name) for name in question.names)
+    return next((item for item in found if item and item["value"] is not None and item["ci95"]), None)
+
+
+def side(item: dict | None, zero: float) -> int:
+    """Where an interval lies: 0 above `zero`, 1 below it, 2 across it, 3 not measured."""
+    if item is None:
+        return 3
+    low, high = item["ci95"]
+    return 0 if low > zero else 1 if high < zero else 2
+
+
+def answer(metrics: dict) -> str:
+    """The answer to the study's question in two or three sentences."""
+    items = {name: entry(metrics, QUESTIONS[name]) for name in CLAUSES}
+    said = {name: CLAUSES[name][side(item, QUESTIONS[name].zero)] for name, item in items.items()}
+    if items["speed"]:
+        said["speed"] = said["speed"].format(number(items["speed"]["value"], 1))
+    return " ".join(filter(None, (f"{said['speed']}, {said['loss']}.", said["static"], said["llm"])))
+
+
+def answers(metrics: dict) -> list[dict]:
+    """One row a question: question, answer (a word or two), number (value with its 95 % interval)."""
+    rows = []
+    for question in QUESTIONS.values():
+        item, ratio = entry(metrics, question), question.zero == 1.0
+        shown = with_interval(item, 1 if ratio else 3, signed=not ratio)
+        rows.append({"question": question.text, "answer": (*question.words, "Not measured")[side(item, question.zero)],
+                     "number": "" if item is None else f"{shown} {question.unit}"})  # fmt: skip
+    return rows
+
+
+def beside(references: Sequence[dict]) -> list[dict]:
+    """The answers of all datasets: one row a question, the answer and number of each dataset in order."""
+    columns = [answers(metrics) for metrics in references]
+    return [{"question": question.text, "answers": [column[place] for column in columns]}
+            for place, question in enumerate(QUESTIONS.values())]  # fmt: skip

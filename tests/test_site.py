@@ -1,0 +1,207 @@
+"""The pages: all links lead somewhere, nothing is fetched, titles stay text, and the explorer's numbers are right."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eestudy import artifacts, config, exit_policies, metrics, replay
+from eestudy.site import build, explorer, front, walks
+from eestudy.site.build import Site, clean_examples, data_url, script
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NAMES = ("ml-100k", "amazon-video-games")
+HOSTILE = "<img src=x onerror=alert(1)></script><script>document.title='taken'</script>"
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory):
+    """Two committed references, so that the pages are built in seconds."""
+    base = tmp_path_factory.mktemp("references")
+    for name in NAMES:
+        shutil.copytree(artifacts.reference_dir() / name / "laptop", base / name / "laptop")
+    return base
+
+
+@pytest.fixture(scope="session")
+def pages(references, tmp_path_factory) -> Path:
+    run = artifacts.Run(tmp_path_factory.mktemp("no-run") / "run", "ml-100k", "laptop", 0)
+    return build(run, tmp_path_factory.mktemp("site") / "pages", references).parent
+
+
+@pytest.fixture(scope="session")
+def replayed(references, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replayed")
+    return {name: replay.rebuild(artifacts.Run(folder / name, name, "laptop", 0), references) for name in NAMES}
+
+
+def embedded(page: Path) -> dict:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(found[1])
+
+
+def test_every_link_leads_to_a_page_and_nothing_is_fetched(pages):
+    for page in pages.rglob("*.html"):
+        text = page.read_text()
+        assert "default-src 'none'" in text
+        without_code = re.sub(r"<script.*?</script>|<pre.*?</pre>", "", text, flags=re.DOTALL)
+        for link in re.findall(r'(?:href|src)="([^"]*)"', without_code):
+            if not link.startswith(("#", "data:", "https://")):
+                assert (page.parent / link.split("#")[0]).exists(), f"{page.name}: {link}"
+        assert not re.search(r'<(?:img|script|link|iframe)[^>]+(?:src|href)="https?:', text), page.name
+
+
+def test_every_notebook_of_the_reference_and_every_example_has_a_page(pages, references):
+    notebooks = {path.stem for path in (references / "ml-100k/laptop/notebooks").glob("*.ipynb")}
+    assert {path.stem for path in (pages / "notebooks").glob("*.html")} == notebooks
+    known = [one for study in embedded(pages / "explorer.html")["studies"] for one in study["examples"]]
+    assert known and all((pages / one["link"]).exists() for one in known)
+
+
+def test_a_folder_of_something_else_is_left_alone(references, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    run = artifacts.Run(tmp_path / "run", "ml-100k", "laptop", 0)
+    with pytest.raises(artifacts.ArtifactError, match="SITE_DIR"):
+        build(run, tmp_path, references)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_a_dataset_without_reference_says_which_have_one(references, tmp_path):
+    with pytest.raises(artifacts.ArtifactError, match="amazon-video-games, ml-100k"):
+        replay.rebuild(artifacts.Run(tmp_path, "ml-1m", "laptop", 0), references)
+
+
+@pytest.mark.parametrize(("value", "ci95", "said"), [
+    (0.01, [0.002, 0.02], "No, it gains"), (-0.01, [-0.02, -0.001], "Yes"), (-0.01, [-0.02, 0.001], "No loss shown"),
+    (None, None, "Not measured")])
+def test_an_answer_follows_from_its_interval(value, ci95, said):
+    item = artifacts.metric("auc_early_exit_minus_full_depth", value, "AUC", ci95=ci95, n=9)
+    shown = {row["question"]: row["answer"] for row in front.answers({"metrics": [item]})}
+    assert shown["Does stopping early cost accuracy?"] == said
+
+
+def independent(run, policy, threshold, low, high) -> tuple:
+    """AUC, log loss and mean depth of one setting, from the score table with numpy and the walk alone."""
+    cfg = config.load(run.dataset, run.profile, run.seed)
+    head = artifacts.read_table(run, "head_scores.parquet")
+    head = head[head["mode"] == "both"]
+    select = head[(head["split"] == "validation") & (head["half"] == "select")]
+    rule = exit_policies.policies(float(select["label"].mean()), cfg.policy)[policy]
+    test = head[head["split"] == "test"]
+    size = test.groupby("request_id")["row"].transform("size")
+    test = test[(size >= low) & (size <= high)]
+    layers, p_yes = exit_policies.head_matrix(test)
+    index = exit_policies.exit_index(rule, p_yes, threshold, cfg.policy.min_exit)
+    score = p_yes[np.arange(len(test)), index]
+    return metrics.auc(test["label"], score), metrics.log_loss(test["label"], score), layers[index].mean()
+
+
+def drawn_settings(data: dict, n: int):
+    """n random settings: study, policy, place of the threshold, band."""
+    rng = np.random.default_rng(0)
+    for _ in range(n):
+        study = data["studies"][rng.integers(len(data["studies"]))]
+        policy = study["policies"][rng.integers(len(study["policies"]))]
+        band = list(study["bands"])[rng.integers(len(study["bands"]))]
+        yield study, policy, int(rng.integers(len(policy["thresholds"]))), band
+
+
+def test_the_page_holds_what_the_scores_say(pages, replayed):
+    for study, policy, place, band in drawn_settings(embedded(pages / "explorer.html"), 40):
+        expected = independent(replayed[study["dataset"]], policy["name"], policy["thresholds"][place],
+                               *explorer.BANDS[band])
+        numbers = policy["settings"][band]
+        found = [numbers[name][place] for name in ("auc", "log_loss", "mean_exit_layer")]
+        assert found == pytest.approx(expected, abs=1e-9), (study["dataset"], policy["name"], place, band)
+
+
+def test_an_example_stops_where_its_policy_says(pages):
+    study = embedded(pages / "explorer.html")["studies"][0]
+    for stop in walks.stops(study, 0):
+        policy = next(one for one in study["policies"] if one["name"] == stop["policy"])
+        assert stop["layer"] == study["layers"][policy["exits"][0][policy["chosen"]]]
+
+
+def test_titles_stay_text(pages, tmp_path):
+    data = embedded(pages / "explorer.html")
+    first = data["studies"][0]
+    first["examples"][0] |= {"title": HOSTILE, "prompt": HOSTILE, "evidence": {HOSTILE: HOSTILE}}
+    for example in first["examples"][1:]:
+        example["evidence"] = {}
+    clean_examples(first)
+    site = Site(tmp_path)
+    page = site.page("explorer.html", "explorer.html", HOSTILE, data={"studies": [first], "first": first["dataset"]},
+                     **script("explorer.js"))
+    assert "<img src=x" not in page.read_text() and page.read_text().count("</script>") == 2
+
+
+def test_a_picture_that_is_not_there_is_left_out(replayed):
+    assert data_url(replayed["ml-100k"], "figures/none.png") is None
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if BROWSER is None and not os.environ.get("EESTUDY_NEEDS_BROWSER"):
+        pytest.skip("no Chromium here: the pages are tried in a browser where there is one")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=BROWSER)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def tab(browser):
+    """A page of the browser without network; what it complains about is an error."""
+    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 900})
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    yield page
+    context.close()
+    assert said == []
+
+
+def test_all_pages_open_without_a_complaint(pages, tab):
+    for page in sorted(pages.glob("*.html")) + sorted(pages.glob("examples/*.html"))[:2]:
+        tab.goto(page.as_uri())
+        assert tab.locator("h1").first.is_visible()
+
+
+def test_the_explorer_shows_the_numbers_of_the_artifacts(pages, tab):
+    tab.goto((pages / "explorer.html").as_uri())
+    for study, policy, place, band in drawn_settings(embedded(pages / "explorer.html"), 100):
+        tab.select_option("#dataset", study["dataset"])
+        tab.select_option("#policy", policy["name"])
+        tab.select_option("#band", band)
+        tab.locator("#threshold").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", place)
+        for name, digits in (("auc", 3), ("log_loss", 3), ("mean_exit_layer", 1)):
+            wanted = policy["settings"][band][name][place]
+            shown = float(tab.locator(f"[data-measure={name}]").inner_text())
+            assert shown == pytest.approx(wanted, abs=0.51 * 10**-digits)
+        stop = study["layers"][policy["exits"][0][place]]
+        assert f"Stops after layer {stop} of" in tab.locator("#outcome").inner_text()
+
+
+def test_the_explorer_is_worked_by_keyboard_and_fits_a_phone(pages, tab):
+    tab.set_viewport_size({"width": 360, "height": 740})
+    tab.goto((pages / "explorer.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    before = tab.locator("#threshold-note").inner_text()
+    tab.focus("#threshold")
+    tab.keyboard.press("End")
+    assert tab.locator("#threshold-note").inner_text() != before
+    assert tab.locator("#threshold").get_attribute("aria-valuetext").startswith("highest")
+    unnamed = "[...document.querySelectorAll('select, input, button')].filter(e => !e.labels?.length && !e.innerText)"
+    assert tab.evaluate(f"{unnamed}.length") == 0
+
+
+def test_hostile_titles_do_nothing_in_a_browser(tab, pages, tmp_path):
+    test_titles_stay_text(pages, tmp_path)
+    tab.goto((tmp_path / "explorer.html").as_uri())
+    assert tab.title() != "taken" and HOSTILE in tab.locator("#prompt").inner_text()
