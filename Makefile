@@ -100,7 +100,7 @@ look: env assets ## read and check a dataset, say what stands; nothing is traine
 
 reproduce: env assets refresh $(COPIES) $(RUN)/summary.txt ## run every notebook that is not up to date, then say what was found
 	@cat $(RUN)/summary.txt
-	@$(PY) -m eestudy.site $(ARGS)
+	@echo "Pages: $(SITE_DIR)/index.html"
 	@rm -f $(RUN)/holder.json
 
 report: env ## the results as pages: of this run, or of the committed reference
@@ -142,6 +142,7 @@ $(RUN)/fingerprints/09_report.json: $(RUN)/notebooks/08_tradeoff.ipynb
 
 $(RUN)/summary.txt: $(RUN)/notebooks/09_report.ipynb
 	@$(PY) -m eestudy.report summary $(ARGS) > $@.tmp
+	@$(PY) -m eestudy.site $(ARGS) > /dev/null
 	@mv $@.tmp $@
 
 # Up to notebook 06, the measurement, and the notebooks that tell it. What was measured by the same code is kept.

@@ -6,14 +6,14 @@ in two minutes.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import nbformat
 
-from eestudy import artifacts, config, execution, pipeline, replay, site
+from eestudy import artifacts, execution, pipeline, replay
 from eestudy.chain import PROJECT
+from eestudy.site.command import show
 
 NOTEBOOKS = ("06_exit_policies", "08_tradeoff", "09_report")
 
@@ -26,23 +26,14 @@ def execute(run: artifacts.Run, name: str) -> Path:
     return pipeline.copy_path(run, name)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Make a run of the reference, execute the notebooks, build the pages; 1 where there is no reference."""
-    given = pipeline.parameters("The late notebooks on a committed reference.").parse_args(arguments)
-    folder = artifacts.ROOT / (os.environ.get("SITE_DIR") or "results/run/site")
-    execution.set_environment()
-    try:
-        config.load(given.dataset, given.profile, given.seed)
-        run = replay.rebuild(artifacts.open_run(given.dataset, given.profile, given.seed))
-        for name in NOTEBOOKS:
-            print(f"Executed: {execute(run, name)}", flush=True)
-        page = site.build(run, folder)
-    except (artifacts.ArtifactError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"Pages: {page} (open it with a browser; nothing is fetched)")
-    return 0
+def replayed(run: artifacts.Run) -> artifacts.Run:
+    """A run made of the reference, with the late notebooks executed anew."""
+    made = replay.rebuild(run)
+    for name in NOTEBOOKS:
+        print(f"Executed: {execute(made, name)}", flush=True)
+    return made
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    execution.set_environment()
+    sys.exit(show("The late notebooks on a committed reference.", None, replayed))
