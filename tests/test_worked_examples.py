@@ -88,7 +88,8 @@ def copy(tmp_path) -> Path:
     skipped = shutil.ignore_patterns("__pycache__")
     for name in ("eestudy", "tests"):
         shutil.copytree(ROOT / name, tmp_path / "copy" / name, ignore=skipped)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path / "copy")
+    for name in ("pyproject.toml", "assets.txt"):
+        shutil.copy(ROOT / name, tmp_path / "copy")
     return tmp_path / "copy"
 
 
@@ -96,7 +97,9 @@ def copy(tmp_path) -> Path:
 def test_a_worked_example_works(copy, heading):
     touched = apply(copy, heading)
     assert len(set(touched)) < 6 and sum(file.startswith("tests/") for file in touched) >= 1
-    env = os.environ | {"PYTHONPATH": str(copy), "ASSET_DIR": os.environ.get("ASSET_DIR", str(ROOT / "results/assets"))}
+    # make passes the folder relative to the repository; the copy runs elsewhere
+    assets = (ROOT / os.environ.get("ASSET_DIR", "results/assets")).resolve()
+    env = os.environ | {"PYTHONPATH": str(copy), "ASSET_DIR": str(assets)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *EXAMPLES[heading]]
     done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True)  # noqa: S603
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
