@@ -190,6 +190,9 @@ test: env assets lint ## lint, the whole smoke chain with its measurements, its 
 	@RUN_DIR=.smoke/quickstart $(PY) -m eestudy.report check
 	@$(MAKE) --no-print-directory unit
 
+# every exercise is solved on these: elsewhere one that does not fit the data only says so
+test: export EESTUDY_NEEDS_EXERCISES = 1
+
 unit: env ## the tests alone
 	@$(PY) -m pytest -q -n 2
 

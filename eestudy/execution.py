@@ -42,6 +42,8 @@ ENVIRONMENT = {
 }
 SECONDS_BETWEEN_RECORDS = 10
 TRACEBACK_LINES = 25
+PAPERMILL_ERROR = "papermill-error-cell-tag"  # of the two cells that papermill puts beside a failure
+EXERCISE_TAGS = {"exercise", "solution", "check"}
 
 
 def set_environment() -> None:
@@ -158,6 +160,28 @@ def run_papermill(name: str, run: artifacts.Run, project: Project, output: Path 
     ).result()
 
 
+def run_notebook(name: str, run: artifacts.Run, project: Project, output: Path):
+    """`run_papermill`; where only an exercise fails on this data, the study goes on, and a line says so.
+
+    The exercises come last and write nothing, so nothing is missing but the cells after the failing one.
+    `EESTUDY_NEEDS_EXERCISES` in the environment makes their failure a failure: their own test sets it.
+    """
+    import nbformat
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        return run_papermill(name, run, project, output)
+    except PapermillExecutionError as error:
+        notebook = nbformat.read(output, as_version=4)
+        notebook.cells = [cell for cell in notebook.cells if PAPERMILL_ERROR not in cell.metadata.get("tags", [])]
+        tags = set(notebook.cells[error.cell_index].metadata.get("tags", []))
+        if os.environ.get("EESTUDY_NEEDS_EXERCISES") or not tags & EXERCISE_TAGS:
+            raise
+        print(f"{name}: an exercise does not fit this dataset, and the study does not need it: "
+              f"{terminal_text(f'{error.ename}: {error.evalue}')}", flush=True)  # fmt: skip
+        return notebook
+
+
 def _record_duration(run: artifacts.Run, name: str, seconds: float) -> None:
     """Keep a notebook's duration in `durations.json`; times are in no fingerprint."""
     try:
@@ -191,7 +215,7 @@ def execute(name: str, run: artifacts.Run, project: Project = PROJECT) -> Path:
     copy = pipeline.copy_path(run, name)
     copy.unlink(missing_ok=True)  # its outputs are about to be overwritten: it stands for nothing any more
     with active_seconds(record, artifacts.fingerprint(parts)) as seconds:
-        notebook = run_papermill(name, run, project, unfinished)
+        notebook = run_notebook(name, run, project, unfinished)
         if missing := pipeline.missing_outputs(run, project.steps[name]):
             raise artifacts.ArtifactError(f"{name} ended without writing {', '.join(missing)} (see eestudy/chain.py)")
         total = seconds()

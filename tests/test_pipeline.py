@@ -332,6 +332,26 @@ def test_papermill_for_real(run, project, monkeypatch, capfd):
     assert "so far" in run.path("failed/b.ipynb").read_text() and not pipeline.copy_path(run, "b").exists()
 
 
+@pytest.mark.parametrize("needed", [False, True])
+def test_an_exercise_that_does_not_fit_the_data_stops_no_study(run, project, monkeypatch, capfd, needed):
+    monkeypatch.setenv("PYTHONPATH", str(artifacts.ROOT))
+    monkeypatch.setenv("EESTUDY_NEEDS_EXERCISES", "1" if needed else "")
+    writes = ("from eestudy import artifacts\nrun = artifacts.open_run(dataset, profile, seed)\n"
+              "artifacts.write_json(run, 'a.json', 1)")
+    write_notebook(project.notebooks, "a", writes, "assert seed, 'too even'", "print('never')")
+    path = project.notebooks / "a.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].metadata["tags"] = ["check"]
+    nbformat.write(notebook, path)
+    if needed:
+        with pytest.raises(Exception, match="too even"):
+            execution.execute("a", run, project)
+        return
+    copy = nbformat.read(execution.execute("a", run, project), as_version=4)
+    assert "a: an exercise does not fit this dataset" in (said := capfd.readouterr().out) and "too even" in said
+    assert [cell.source for cell in copy.cells if cell.cell_type == "markdown"] == [] and len(copy.cells) == 5
+
+
 def test_refresh_says_nothing_to_do(run, project, papermill, monkeypatch, capsys):
     monkeypatch.setattr(pipeline, "PROJECT", project)
     monkeypatch.setattr(pipeline.refresh, "__defaults__", (project,))
