@@ -89,7 +89,7 @@ def family_table(found: Ablations, family: str) -> pd.DataFrame:
         "question": lines["question"], "row": lines["row"], "AUC": lines["auc"].round(3),
         "against": lines["compared_with"], "AUC there": lines["auc_compared"].round(3), "difference": said,
         "adjusted p": lines["p_holm"].round(3), "answer": [answer(line) for line in lines.to_dict("records")],
-    }).fillna("").set_index("row")  # fmt: skip
+    }).astype(object).fillna("").set_index("row")  # fmt: skip
 
 
 def family_sentences(found: Ablations, family: str) -> list[str]:

@@ -31,7 +31,7 @@ RESULT, SCORES = "result.json", "scores.parquet"
 SOURCES = (*TRAINING_SOURCES, *SCORING_SOURCES, "ablations/rows.py", "retriever/graph.py", "retriever/evidence.py",
            "data/splits.py")  # fmt: skip
 SETTINGS = {"seed": True, "data": True, "retriever": True, "prompt": True, "backbone": True, "heads": True,
-            "ablation": {"withheld_share"}}  # fmt: skip
+            "ablation": {"withheld_share", "soft_tokens"}}  # fmt: skip
 SCHEMA_VERSION = 1
 TEACHER_SHARE = 0.5  # of the teacher's answer in a target; half is usual, and was not tuned
 
@@ -148,9 +148,24 @@ def prepare_tables(cfg: StudyConfig, source: Run, run: Run, tokenizer, wanted: s
     judged = frames["split"].loc[frames["split"]["judged"], "row"]
     frames["evidence"] = frames["evidence"][frames["evidence"]["row"].isin(judged)]
     table, tokens = prompts.build_prompts(cfg, frames, tokenizer)
+    if cfg.ablation.soft_tokens:
+        tokens = add_vectors(source, run, tokens, inputs)
     small = [frames[name][frames[name]["row"].isin(judged)] for name in ("interactions", "split")]
     for name, frame in zip(made, (*small, tokens, table), strict=True):
         artifacts.write_table(run, name, frame, fingerprint=inputs)
+
+
+def add_vectors(source: Run, run: Run, tokens: pd.DataFrame, inputs: str) -> pd.DataFrame:
+    """Give the row the graph's vectors for its soft tokens; returns the token counts with one more each.
+
+    These are the vectors of the graph that no label row has entered, for every part: vectors of another training
+    would mean something else, and a graph that knows a label gives it away.
+    """
+    stored = artifacts.read_arrays(source, "embeddings.safetensors")
+    vectors = {"users": stored["user_label"], "items": stored["item_label"]}
+    artifacts.write_arrays(run, training.VECTORS, vectors, fingerprint=inputs)
+    counts = [column for column in tokens if column.startswith(("n_prefix", "n_suffix"))]
+    return tokens.assign(**{column: tokens[column] + 1 for column in counts})
 
 
 def withheld_items(items: pd.DataFrame, cfg: StudyConfig) -> np.ndarray:

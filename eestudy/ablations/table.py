@@ -151,6 +151,8 @@ def _prompts() -> tuple[Row, ...]:
         Row("genres", "Do year and genres help?", "prompts", {"prompt": {"show_genres": True}}, datasets=WITH_GENRES),
         Row("own_titles", "Do the titles of the similar items tell more than their bare numbers?", "prompts",
             {"prompt": {"n_own_titles": 3, "max_suffix_tokens": 128}}),
+        Row("soft_tokens", "Do the graph's own vectors tell more than the ratings it finds?", "prompts",
+            {"ablation": {"soft_tokens": True}}, modes=("both", "none")),
         Row("no_history", "Does the user's recent history help?", "prompts", {"prompt": {"n_history": 0}}),
         Row("twice_the_labels", "What do twice as many labels bring?", "prompts", {"ablation": {"label_factor": 2.0}}),
     )

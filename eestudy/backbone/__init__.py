@@ -52,11 +52,13 @@ from eestudy.backbone.packs import (
     packed_attention,
 )
 from eestudy.backbone.precision import PRECISIONS, supported
+from eestudy.backbone.soft_tokens import SoftTokens, add_soft_tokens, settle_soft_tokens
 
 __all__ = [
     "ATTENTION", "FAMILIES", "PRECISIONS", "BackboneError", "FusedBackbone", "FusedLayer", "Layout", "Pack",
-    "answer_direction", "answer_ids", "answer_index", "attention", "converted_asset", "decoder", "embed",
-    "exit_states", "finish", "fuse", "identity", "input_sizes", "load_model", "load_tokenizer", "make_layout",
-    "make_pack", "n_layers", "packed_attention", "prefix_attention", "project", "refuse_nonfinite", "rotary",
-    "run_layers", "split", "suffix_attention", "supported", "template_gguf", "text_vectors",
+    "SoftTokens", "add_soft_tokens", "answer_direction", "answer_ids", "answer_index", "attention",
+    "converted_asset", "decoder", "embed", "exit_states", "finish", "fuse", "identity", "input_sizes", "load_model",
+    "load_tokenizer", "make_layout", "make_pack", "n_layers", "packed_attention", "prefix_attention", "project",
+    "refuse_nonfinite", "rotary", "run_layers", "settle_soft_tokens", "split", "suffix_attention", "supported",
+    "template_gguf", "text_vectors",
 ]

@@ -334,6 +334,8 @@ class AblationConfig(Section):
                                "that they can show is multiplied by the number of comparisons")
     withheld_share: float = Field(0.0, ge=0, lt=1, description="of the items, drawn by the seed, that nothing in "
                                   "training may hold: no label, no history; judged are their test rows alone")
+    soft_tokens: bool = Field(False, description="the graph's vectors of user and candidate stand in the prompt, as a "
+                              "token each (CoLLM)")
     label_factor: float = Field(1.0, gt=0, description="how many times n_label_rows a row of the table learns from")
 
 

@@ -20,6 +20,7 @@ from eestudy.training.model import (
     training_fingerprint,
 )
 from eestudy.training.requests import (
+    VECTORS,
     Request,
     drop_evidence,
     first_rows,
@@ -28,7 +29,9 @@ from eestudy.training.requests import (
     main_mode,
     only_mode,
     share_batch,
+    soft_vectors,
     taught,
+    with_soft_tokens,
 )
 from eestudy.training.scoring import (
     calibrate_scores,
@@ -43,9 +46,10 @@ from eestudy.training.scoring import (
 )
 
 __all__ = [
-    "ADAPTER", "CHECKPOINTS", "HEADS", "ExitModel", "Request", "build_model", "calibrate_scores", "describe_rows",
-    "drop_evidence", "first_rows", "head_logits", "initialise_heads", "keep", "load_requests", "load_scorable",
-    "load_trained", "look", "main_mode", "make_batches", "make_optimizer", "merge_adapter", "only_mode", "schedule",
-    "score_chunks", "score_parts", "score_requests", "score_share", "scoring_fingerprint", "share_batch",
-    "shared_logits", "taught", "train", "trained_arrays", "training_fingerprint",
+    "ADAPTER", "CHECKPOINTS", "HEADS", "VECTORS", "ExitModel", "Request", "build_model", "calibrate_scores",
+    "describe_rows", "drop_evidence", "first_rows", "head_logits", "initialise_heads", "keep", "load_requests",
+    "load_scorable", "load_trained", "look", "main_mode", "make_batches", "make_optimizer", "merge_adapter",
+    "only_mode", "schedule", "score_chunks", "score_parts", "score_requests", "score_share", "scoring_fingerprint",
+    "share_batch", "shared_logits", "soft_vectors", "taught", "train", "trained_arrays", "training_fingerprint",
+    "with_soft_tokens",
 ]

@@ -35,7 +35,15 @@ from eestudy.training.model import (
     training_fingerprint,
     whole,
 )
-from eestudy.training.requests import Request, drop_evidence, first_rows, main_mode, only_mode, share_batch
+from eestudy.training.requests import (
+    Request,
+    drop_evidence,
+    first_rows,
+    main_mode,
+    only_mode,
+    share_batch,
+    soft_vectors,
+)
 from eestudy.training.scoring import head_logits
 
 LOG = "training.csv"
@@ -102,7 +110,7 @@ def train(cfg: StudyConfig, run: Run, tokenizer, requests: dict[str, list[Reques
         return artifacts.read_table(run, LOG)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     done, lines, best, kept = _read_checkpoint(run, wanted)
-    model, wrapped, optimizer = _prepare(cfg, accelerator, tokenizer, kept)
+    model, wrapped, optimizer = _prepare(accelerator, build_model(cfg, tokenizer, soft_vectors(run)), cfg, kept)
     rates = [group["lr"] for group in optimizer.param_groups]
     batches = make_batches(cfg, requests["label"])
     looks = {round(len(batches) * (k + 1) / cfg.heads.evaluations) for k in range(cfg.heads.evaluations)}
@@ -123,9 +131,8 @@ def train(cfg: StudyConfig, run: Run, tokenizer, requests: dict[str, list[Reques
     return _finish(run, accelerator, best, lines, wanted)
 
 
-def _prepare(cfg: StudyConfig, accelerator: Accelerator, tokenizer, kept: dict[str, np.ndarray]):
+def _prepare(accelerator: Accelerator, model: ExitModel, cfg: StudyConfig, kept: dict[str, np.ndarray]):
     """(model, the same as the processes share it, optimiser), in the checkpoint's state where there is one."""
-    model = build_model(cfg, tokenizer)
     if kept:
         load_trained(model, kept)
     if not accelerator.is_fsdp2:  # what is to be sharded may be too large for one device
@@ -266,7 +273,7 @@ def _finish(run: Run, accelerator, best: dict[str, np.ndarray], lines: list[dict
     log = pd.DataFrame(lines)
     if accelerator.is_main_process:
         artifacts.write_table(run, LOG, log, fingerprint=wanted)
-        for name, kind in ((ADAPTER, "adapter."), (HEADS, "heads.")):
+        for name, kind in ((ADAPTER, ("adapter.", "soft.")), (HEADS, "heads.")):
             artifacts.write_arrays(run, name, {k: v for k, v in best.items() if k.startswith(kind)}, fingerprint=wanted)
         for name in CHECKPOINTS:  # the trained weights replace them
             run.path(name).unlink(missing_ok=True)

@@ -15,12 +15,13 @@ from torch.distributed.tensor import DTensor
 from eestudy import artifacts, backbone, exit_heads
 from eestudy.artifacts import Run
 from eestudy.config import StudyConfig
+from eestudy.training.requests import VECTORS
 
 ADAPTER, HEADS = "adapter.safetensors", "exit_heads.safetensors"
 # what trained weights depend on; scoring comes after them, and so do the fused layers
 SOURCES = ("training/loop.py", "training/model.py", "training/requests.py", "backbone/layers.py",
-           "backbone/loading.py", "backbone/packs.py", "exit_heads.py", "prompts.py")
-INPUTS = ("prompts.parquet", "split.parquet", "interactions.parquet")
+           "backbone/loading.py", "backbone/packs.py", "backbone/soft_tokens.py", "exit_heads.py", "prompts.py")
+INPUTS = ("prompts.parquet", "split.parquet", "interactions.parquet", VECTORS)
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
 
 
@@ -37,8 +38,8 @@ class ExitModel(nn.Module):
         return self.heads(backbone.exit_states(self.backbone, pack, self.heads.exit_layers))
 
 
-def build_model(cfg: StudyConfig, tokenizer) -> ExitModel:
-    """The backbone with a fresh LoRA adapter and untrained heads."""
+def build_model(cfg: StudyConfig, tokenizer, vectors: np.ndarray | None = None) -> ExitModel:
+    """The backbone with a fresh LoRA adapter and untrained heads, and with soft tokens where there are vectors."""
     model = backbone.load_model(cfg.backbone, cfg.seed)
     layers = exit_heads.check_exit_layers(cfg.heads.exit_layers, backbone.n_layers(model))
     norm_weight, direction, eps = backbone.answer_direction(model, *backbone.answer_ids(tokenizer, cfg.backbone))
@@ -48,12 +49,16 @@ def build_model(cfg: StudyConfig, tokenizer) -> ExitModel:
     adapted = get_peft_model(model, lora)
     if not cfg.heads.train_adapter:  # an adapter that never learns adds nothing: its second factor starts at 0
         adapted.requires_grad_(False)
+    if vectors is not None:
+        backbone.add_soft_tokens(adapted, vectors, len(tokenizer))
     return ExitModel(adapted, heads)
 
 
 def merge_adapter(model: ExitModel) -> ExitModel:
     """The same model with the adapter merged into the weights, for scoring: same logits, fewer products."""
-    return ExitModel(model.backbone.merge_and_unload(), model.heads).eval()
+    merged = model.backbone.merge_and_unload()
+    backbone.settle_soft_tokens(merged)
+    return ExitModel(merged, model.heads).eval()
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -62,12 +67,19 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def trained_arrays(model: ExitModel) -> dict[str, np.ndarray]:
-    """Adapter and heads as named arrays: `adapter.*` and `heads.*`. Every process has to ask, see `whole`."""
+    """Adapter, soft tokens, heads as named arrays: `adapter.*`, `soft.*`, `heads.*`. All processes have to ask."""
     # peft finds the adapter by its modules' names, accelerate's checkpointing puts its own name between them
     adapter = get_peft_model_state_dict(model.backbone, state_dict=dict(model.backbone.named_parameters()))
     state = {f"adapter.{k.replace('_checkpoint_wrapped_module.', '')}": v for k, v in adapter.items()}
+    state |= {f"soft.{k}": v for k, v in _soft_part(model).state_dict().items()}
     state |= {f"heads.{k}": v for k, v in model.heads.state_dict().items()}
     return {k: whole(v.detach()).float().cpu().numpy().copy() for k, v in state.items()}
+
+
+def _soft_part(model: ExitModel) -> nn.Module:
+    """What turns the graph's vectors into soft tokens; a module without parameters where there are none."""
+    table = backbone.decoder(model.backbone).embed_tokens
+    return table.project if isinstance(table, backbone.SoftTokens) else nn.Identity()
 
 
 def load_trained(model: ExitModel, arrays: dict[str, np.ndarray]) -> None:
@@ -75,7 +87,8 @@ def load_trained(model: ExitModel, arrays: dict[str, np.ndarray]) -> None:
     tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
     adapter = {k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")}
     set_peft_model_state_dict(model.backbone, adapter)
-    model.heads.load_state_dict({k.removeprefix("heads."): v for k, v in tensors.items() if k.startswith("heads.")})
+    for prefix, part in (("soft.", _soft_part(model)), ("heads.", model.heads)):
+        part.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
 
 
 def make_optimizer(model: ExitModel, cfg: StudyConfig) -> torch.optim.Optimizer:

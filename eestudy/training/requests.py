@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from eestudy import artifacts, prompts
 from eestudy.artifacts import Run
 from eestudy.config import MODES
+
+VECTORS = "soft_vectors.safetensors"  # the graph's, where users and items are soft tokens: only ablations write it
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,37 @@ def load_requests(run: Run, tokenizer) -> dict[str, list[Request]]:
         label = np.tile(meta["label"].to_numpy()[index], len(MODES))
         request = Request(ids["prefix"][index[0]], suffixes, rows, modes, label, meta["user"][index[0]])
         requests[meta["part"][index[0]]].append(request)
-    return requests
+    if artifacts.artifact_hash(run, VECTORS) is None:
+        return requests
+    n_users = len(artifacts.read_arrays(run, VECTORS)["users"])
+    return {part: with_soft_tokens(some, len(tokenizer), n_users, known["item_id"]) for part, some in requests.items()}
+
+
+def soft_vectors(run: Run) -> np.ndarray | None:
+    """Vectors [users + items, d] of the run's soft tokens; None where its prompts have none."""
+    if artifacts.artifact_hash(run, VECTORS) is None:
+        return None
+    stored = artifacts.read_arrays(run, VECTORS)
+    return np.concatenate([stored["users"], stored["items"]])
+
+
+def with_soft_tokens(
+    requests: Sequence[Request], first: int, n_users: int, items: Mapping[int, int]
+) -> list[Request]:  # fmt: skip
+    """Requests with the user's token behind the prefix and each candidate's before its title.
+
+    Args:
+        requests: of any part, with their users.
+        first: id of the first soft token, which is user 0; the items come after the users.
+        n_users: how many users there are.
+        items: row -> item.
+    """
+    def one(request: Request) -> Request:
+        suffixes = [[first + n_users + int(items[row]), *ids]
+                    for row, ids in zip(request.rows, request.suffixes, strict=True)]  # fmt: skip
+        return replace(request, prefix=[*request.prefix, first + int(request.user)], suffixes=suffixes)
+
+    return [one(request) for request in requests]
 
 
 def keep(request: Request, wanted: np.ndarray) -> Request:

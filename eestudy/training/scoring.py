@@ -23,7 +23,7 @@ from eestudy.training.model import (
     merge_adapter,
     training_fingerprint,
 )
-from eestudy.training.requests import Request, only_mode
+from eestudy.training.requests import Request, only_mode, soft_vectors
 
 REQUESTS_PER_CHUNK = 10
 READ_ALL_HEADS = scorer.ExitRule(scorer.never_exit)
@@ -102,7 +102,7 @@ def score_requests(
 
 def load_scorable(cfg: StudyConfig, run: Run, tokenizer) -> ExitModel:
     """The trained model, ready to score."""
-    model = build_model(cfg, tokenizer)
+    model = build_model(cfg, tokenizer, soft_vectors(run))
     load_trained(model, artifacts.read_arrays(run, ADAPTER) | artifacts.read_arrays(run, HEADS))
     return merge_adapter(model)
 
