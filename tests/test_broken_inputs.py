@@ -321,6 +321,12 @@ def test_every_form_of_a_file_says_the_same(shop):
             assert found[table].equals(plain[table]), (name, table)
 
 
+def test_a_name_that_no_file_can_have_is_a_clear_error(shop):
+    files, write = shop
+    with pytest.raises(ValueError, match="cannot be a file's name here .*name another"):
+        read(write(files | {"shop.toml": files["shop.toml"].replace(b"ratings.csv", b"9" * 400)}))
+
+
 @pytest.mark.parametrize("name", ["ratings [2024]*.csv", "ratings [2024]*.parquet"])
 def test_a_name_is_no_pattern(shop, name):
     files, write = shop

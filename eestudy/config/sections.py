@@ -11,9 +11,16 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def on_disk(path: Path) -> Path:
-    """The path, or its gzipped copy's where only that lies there."""
+    """The path, or its gzipped copy's where only that lies there.
+
+    Raises:
+        ValueError: no file of this system can have that name.
+    """
     zipped = path.with_name(f"{path.name}.gz")
-    return zipped if zipped.is_file() and not path.is_file() else path
+    try:
+        return zipped if not path.is_file() and zipped.is_file() else path
+    except OSError as error:
+        raise ValueError(f"{path.name[:80]!r} cannot be a file's name here ({error.strerror}): name another") from error
 
 
 class Section(BaseModel):
