@@ -86,7 +86,11 @@ def read_shop(folder: Path) -> None:
     data.quarantine_summary(frames["quarantine"])
     interactions = frames["interactions"]
     assert interactions["label"].isin((0, 1)).all() and np.isfinite(interactions["rating"]).all()
-    assert frames["items"]["title"].str.strip().ne("").all() and frames["items"]["title"].map(str.isprintable).any()
+    assert frames["items"]["title"].map(lambda title: any(map(_is_seen, title))).all()
+
+
+def _is_seen(letter: str) -> bool:
+    return letter.isprintable() and not letter.isspace()
 
 
 def attempt(outcome: Outcome, work: Callable[[], object], what: object) -> None:
