@@ -160,12 +160,12 @@ def _defence_sentence(table: pd.DataFrame, form: str) -> str:
     line, plain = lines.iloc[0], table[(table["probe"] == "as trained") & (table["form"] == form)]
     cost = _word(plain.iloc[0], "auc_minus", "a gain", "a cost", "no difference shown")
     return (f"{FORMS[form].capitalize()}: instructions in the candidate's title move p_yes by "
-            f"{said(lines, 'shift', '+')[0]}, {said(lines, 'shift_minus', '+')[0]} against none of it "
+            f"{said(lines, 'shift', '+')[0]}, {said(lines, 'shift_minus', '+')[0]} against the same without it "
             f"({_helped(line)}); AUC of unchanged titles {said(plain, 'auc_minus', '+')[0]} ({cost}).")
 
 
 def _helped(line: pd.Series) -> str:
-    """Whether a shift came nearer to 0 than without the defence: the side it came from is what it was without it."""
-    before = line["shift"] - line["shift_minus"]
-    words = ("they do more", "they do less") if before > 0 else ("they do less", "they do more")
-    return _word(line, "shift_minus", *words, "no difference shown")
+    """Whether a shift came nearer to 0 than it is without the defence."""
+    nearer = abs(line["shift"]) < abs(line["shift"] - line["shift_minus"])
+    word = "they do less" if nearer else "they do more"
+    return _word(line, "shift_minus", word, word, "no difference shown")
