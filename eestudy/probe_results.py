@@ -1,4 +1,4 @@
-"""What `make probes` found, for the notebooks: the run's own table, or the committed one of its dataset."""
+"""What `make probes` found, for notebooks and report: the run's own table, or the committed one of its dataset."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import numpy as np
 import pandas as pd
 
 from eestudy import artifacts
+from eestudy.wordings import WORDINGS
 
-PLACES = {"target": "of the candidate itself", "history title": "of the latest item in the history"}
+ALL, HELD_OUT_HALF = -1, -2  # settings: every wording together; those that no training has shown
+PLACES = {"target": "of the candidate itself", "history title": "of the latest item in the history",
+          "evidence title": "in the evidence (a form that is not the usual one)"}  # fmt: skip
+FORMS = {"usual": "nothing", "quotes": "titles in quotes", "instruction": "an instruction before all else",
+         "stripping": "the prompt's own words taken out of titles",
+         "same budget": "nothing, the small model",
+         "hostile titles in training": "the small model, trained on such titles"}  # fmt: skip
+UNDEFENDED = ("usual", "evidence with titles")
+AT_READING = ("quotes", "instruction", "stripping")
+HARDENED = "hostile titles in training"
+MISSING = "not measured for this dataset and profile (`make probes`)."
 
 
 def told(run: artifacts.Run) -> pd.DataFrame | None:
-    """The run's own table, else the committed one of its dataset and profile, else None.
+    """The run's own table, else the committed one of its dataset and profile, else None; one of older code is none.
 
     Raises:
         artifacts.ArtifactError: the run's table is damaged.
     """
-    if artifacts.artifact_hash(run, artifacts.PROBES):
-        return artifacts.read_table(run, artifacts.PROBES)
     path = artifacts.reference_dir() / artifacts.study_name(run.dataset) / run.profile / artifacts.PROBES
-    return pd.read_csv(path) if path.exists() else None
+    own = artifacts.artifact_hash(run, artifacts.PROBES)
+    table = artifacts.read_table(run, artifacts.PROBES) if own else pd.read_csv(path) if path.exists() else None
+    return table if table is not None and {"form", "silent"} <= set(table) else None
 
 
 def said(table: pd.DataFrame, column: str, sign: str = "", digits: int = 3) -> list[str]:
@@ -28,17 +39,9 @@ def said(table: pd.DataFrame, column: str, sign: str = "", digits: int = 3) -> l
             for value, low, high in zip(*(table[f"{column}{end}"] for end in ("", "_lo", "_hi")), strict=True)]
 
 
-def amounts(table: pd.DataFrame, probe: str) -> pd.DataFrame:
-    """Of 'neighbors' or 'history': AUC, its difference to the unchanged prompt, and how often a score moves."""
-    part = table[table["probe"] == probe].sort_values("setting")
-    return pd.DataFrame({"at most": part["setting"].astype(int), "AUC": said(part, "auc"),
-                         "less the unchanged prompt's": said(part, "auc_minus", "+"), "scores that move": part["moved"],
-                         "rows": part["n"]}).set_index("at most")  # fmt: skip
-
-
 def wordings(table: pd.DataFrame) -> pd.DataFrame:
     """All instructions together beside their harmless twins, by place: shift of p_yes, scores moved, sides changed."""
-    part = table[table["setting"] == -1]
+    part = table[(table["setting"] == ALL) & table["form"].isin(UNDEFENDED)]
     return pd.DataFrame({
         "title": part["probe"].map(PLACES), "wording": np.where(_instructs(part), "instructs", "harmless twin"),
         "shift of p_yes": said(part, "shift", "+"), "scores that move": part["moved"],
@@ -47,9 +50,47 @@ def wordings(table: pd.DataFrame) -> pd.DataFrame:
     }).set_index(["title", "wording"])  # fmt: skip
 
 
+def defences(table: pd.DataFrame, place: str = "target") -> pd.DataFrame:
+    """Every defence on the wordings that no training has shown: what it stops, and what it costs.
+
+    Args:
+        table: from `told`.
+        place: of the titles: 'target' or 'history title'.
+
+    Returns:
+        By defence: shift of p_yes by titles that instruct, the same less without the defence (paired), shift by their
+        harmless twins, share of answers that instructions turn, AUC of unchanged titles less without the defence.
+    """
+    rows, part = {}, table[(table["probe"] == place) & (table["setting"] == HELD_OUT_HALF)]
+    for form, name in FORMS.items():
+        here, plain = part[part["form"] == form], table[(table["probe"] == "as trained") & (table["form"] == form)]
+        hostile, harmless = here[_instructs(here)], here[~_instructs(here)]
+        if len(hostile):
+            rows[name] = {"shift by instructions": said(hostile, "shift", "+")[0],
+                          "less without it": said(hostile, "shift_minus", "+")[0],
+                          "shift by harmless twins": said(harmless, "shift", "+")[0],
+                          "answers that turn": hostile["flipped"].iloc[0],
+                          "cost in AUC": "" if form in ("usual", "same budget") else said(plain, "auc_minus", "+")[0]}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("defence")
+
+
+def groups(table: pd.DataFrame) -> pd.DataFrame:
+    """Aggregates in place of the similar users' ratings: AUC, its paired difference, and how many rows show nothing."""
+    part = table[(table["probe"] == "groups") | (table["probe"] == "as trained") & (table["form"] == "usual")]
+    part = part.sort_values("setting")
+    return pd.DataFrame({"shown of others": [_group(k) for k in part["setting"]], "AUC": said(part, "auc"),
+                         "less the usual prompt's": said(part, "auc_minus", "+"), "scores that move": part["moved"],
+                         "rows that show nothing": part["silent"], "rows": part["n"],
+                         }).set_index("shown of others")  # fmt: skip
+
+
+def _group(least: int) -> str:
+    return f"mean and count, of at least {int(least)}" if least else "every rating"
+
+
 def strongest(table: pd.DataFrame, place: str) -> pd.Series:
-    """The line of the single instruction that raises p_yes most at a place ('target' or 'history title')."""
-    part = table[(table["probe"] == place) & (table["setting"] >= 0)]
+    """The line of the single instruction that raises p_yes most at a place of `PLACES`."""
+    part = table[(table["probe"] == place) & (table["setting"] >= 0) & table["form"].isin(UNDEFENDED)]
     part = part[_instructs(part)]
     return part.loc[part["shift"].idxmax()]
 
@@ -58,14 +99,36 @@ def _instructs(part: pd.DataFrame) -> pd.Series:
     return part["hostile"].astype(str).str.lower() == "true"
 
 
-def findings(table: pd.DataFrame | None) -> list[str]:
-    """One sentence a probe: what it found, with intervals; how to measure it where nothing is known."""
+def amount_findings(table: pd.DataFrame | None) -> list[str]:
+    """What neighbours and history are worth, a sentence each; how to measure it where nothing is known."""
     if table is None:
-        return ["What each part of the prompt is worth to the trained model, and whether a title can bend its answer: "
-                "not measured for this dataset and profile (`make probes`)."]  # fmt: skip
-    amounts_of = (("neighbors", "similar users"), ("history", "recent titles"))
-    return [*(_amount_sentence(table, *pair) for pair in amounts_of),
-            *(_wording_sentence(table, place) for place in PLACES)]  # fmt: skip
+        return [f"What each part of the prompt is worth to the trained model: {MISSING}"]
+    return [_amount_sentence(table, *pair) for pair in (("neighbors", "similar users"), ("history", "recent titles"))]
+
+
+def injection_findings(table: pd.DataFrame | None) -> list[str]:
+    """How far titles that instruct move an answer, by place, and what each defence changes; how to measure it."""
+    if table is None:
+        return [f"Whether a title can bend the model's answer: {MISSING}"]
+    there = set(table.loc[table["setting"] == ALL, "probe"])
+    return [*(_wording_sentence(table, place) for place in PLACES if place in there),
+            *(_defence_sentence(table, form) for form in (*AT_READING, HARDENED))]  # fmt: skip
+
+
+def privacy_findings(table: pd.DataFrame | None) -> list[str]:
+    """What it costs to show aggregates in place of single ratings, a sentence a size of the group."""
+    if table is None:
+        return [f"What it costs to show no single person's rating: {MISSING}"]
+    part = table[table["probe"] == "groups"].sort_values("setting")
+    return [f"Of similar users mean and count alone, of at least {int(line['setting'])} people: AUC changes by {gap} "
+            f"({_word(line, 'auc_minus', 'a gain', 'a loss', 'no difference shown')}); {line['silent']:.0%} of the "
+            "prompts then show nothing of other people."
+            for line, gap in zip(part.to_dict("records"), said(part, "auc_minus", "+"), strict=True)]  # fmt: skip
+
+
+def _word(line, column: str, above: str, below: str, across: str) -> str:
+    """What an interval says: it lies above 0, below, or holds it."""
+    return above if line[f"{column}_lo"] > 0 else below if line[f"{column}_hi"] < 0 else across
 
 
 def _amount_sentence(table: pd.DataFrame, probe: str, what: str) -> str:
@@ -77,9 +140,32 @@ def _amount_sentence(table: pd.DataFrame, probe: str, what: str) -> str:
 
 
 def _wording_sentence(table: pd.DataFrame, place: str) -> str:
-    part = table[(table["probe"] == place) & (table["setting"] == -1)]
+    part = table[(table["probe"] == place) & (table["setting"] == ALL) & table["form"].isin(UNDEFENDED)]
     lines = {bool(flag): (line, text) for flag, line, text in zip(_instructs(part), part.to_dict("records"),
                                                                   said(part, "shift", "+"), strict=True)}  # fmt: skip
     (hostile, moved), (harmless, twin) = lines[True], lines[False]
+    worst = strongest(table, place)
     return (f"A title {PLACES[place]} that instructs to answer yes moves p_yes by {moved}, a harmless one of the same "
-            f"length by {twin}; {hostile['flipped']:.1%} and {harmless['flipped']:.1%} of the answers turn.")
+            f"length by {twin}; {hostile['flipped']:.1%} and {harmless['flipped']:.1%} of the answers turn. "
+            f"The strongest single order, “{WORDINGS[int(worst['setting'])][0]}”, moves it by "
+            f"{said(worst.to_frame().T, 'shift', '+')[0]}.")
+
+
+def _defence_sentence(table: pd.DataFrame, form: str) -> str:
+    """Of one defence, on the candidate's title: does it bring the shift nearer to none, and at what cost?"""
+    lines = table[(table["probe"] == "target") & (table["setting"] == HELD_OUT_HALF) & (table["form"] == form)]
+    lines = lines[_instructs(lines)]
+    if lines.empty:
+        return f"{FORMS[form].capitalize()}: not measured (`make ablations`, then `make probes`)."
+    line, plain = lines.iloc[0], table[(table["probe"] == "as trained") & (table["form"] == form)]
+    cost = _word(plain.iloc[0], "auc_minus", "a gain", "a cost", "no difference shown")
+    return (f"{FORMS[form].capitalize()}: instructions in the candidate's title move p_yes by "
+            f"{said(lines, 'shift', '+')[0]}, {said(lines, 'shift_minus', '+')[0]} against the same without it "
+            f"({_helped(line)}); AUC of unchanged titles {said(plain, 'auc_minus', '+')[0]} ({cost}).")
+
+
+def _helped(line: pd.Series) -> str:
+    """Whether a shift came nearer to 0 than it is without the defence."""
+    nearer = abs(line["shift"]) < abs(line["shift"] - line["shift_minus"])
+    word = "they do less" if nearer else "they do more"
+    return _word(line, "shift_minus", word, word, "no difference shown")

@@ -9,7 +9,7 @@ import torch
 import toys
 from torch.nn import functional as F
 
-from eestudy import ablation_results, ablations, artifacts, backbone, config, exit_heads, prompts, training
+from eestudy import ablation_results, ablations, artifacts, backbone, config, exit_heads, prompts, training, wordings
 from eestudy.ablations import __main__ as command
 from eestudy.ablations import analysis, rows
 from eestudy.ablations.rows import Finished
@@ -300,6 +300,26 @@ def test_withheld_items_are_nowhere_in_training_and_alone_in_test(source, tables
     rows.prepare_tables(ablations.settings_of(row_of("only_none"), toys.study(), 0), source, whole, TOKENIZER, "w")
     others = artifacts.read_table(whole, "split.parquet")
     assert set(asked["row"]) <= set(others.loc[others["split"] == "test", "row"]), "comparable, row by row"
+
+
+def test_titles_that_instruct_are_learnt_from_and_never_judged_on(source, tables):
+    made = {}
+    for name in ("main", "hostile_titles"):
+        run, row = rows.open_row(source, row_of(name), 0), row_of(name)
+        run.root.mkdir(parents=True)
+        rows.prepare_tables(ablations.settings_of(row, toys.study(), 0), source, run, TOKENIZER, "w")
+        shown = artifacts.read_table(run, "prompts.parquet")
+        made[name] = shown.merge(artifacts.read_table(run, "split.parquet")[["row", "split"]], on="row")
+        assert artifacts.artifact_hash(run, "interactions.parquet")
+    plain, hostile = made.values()
+    learned = plain["split"] == "label"
+    assert hostile[~learned].equals(plain[~learned]) and learned.any()
+    limit = toys.study().prompt.max_title_tokens - 1
+    taught = tuple(f" {wordings.WORDINGS[i][0][:limit]}" for i in wordings.TAUGHT)
+    begins = hostile.loc[learned, "suffix_none"].str.startswith(taught)
+    assert 0.2 < begins.mean() < 0.8, "about half of the items"
+    assert (hostile["suffix_none"] == plain["suffix_none"])[learned].equals(~begins)
+    assert (hostile["prefix"] != plain["prefix"])[learned].any(), "in histories, too"
 
 
 # --- running --------------------------------------------------------------------------------------------------

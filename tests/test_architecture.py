@@ -8,16 +8,17 @@ import pytest
 from eestudy.artifacts import ROOT
 
 LAYERS = {
-    0: {"config", "artifacts", "metrics", "progress", "assets", "chain", "untrusted", "commands", "holder", "licences"},
+    0: {"config", "artifacts", "metrics", "progress", "assets", "chain", "untrusted", "commands", "holder", "licences",
+        "probe_results", "wordings", "defences"},
     1: {"data", "baselines", "retriever", "prompts", "backbone", "exit_heads", "exit_policies", "latency", "load",
-        "growth", "ablation_results", "probe_results", "report", "pipeline", "click_models"},
+        "growth", "ablation_results", "report", "pipeline", "click_models"},
     2: {"scorer", "rivals", "contest", "execution", "replay", "teaching"},
     3: {"training"},
     4: {"bench", "scale", "ablations", "retrievers", "site"},
     5: {"probes", "quickstart"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
-NO_TORCH = LAYERS[0] | {"exit_policies", "data", "prompts", "report", "ablation_results", "probe_results", "pipeline",
+NO_TORCH = LAYERS[0] | {"exit_policies", "data", "prompts", "report", "ablation_results", "pipeline",
                         "load", "execution", "replay", "site", "quickstart"}
 LIGHT = {"chain": set(), "assets": set(), "progress": {"tqdm"}, "config": {"pydantic"}, "pipeline": set()}
 PACKAGE = ROOT / "eestudy"
@@ -104,5 +105,6 @@ def test_functions_are_short_and_documented(function):
 def test_every_module_has_its_tests():
     tested = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
     together = {"chain": "pipeline", "execution": "pipeline", "ablation_results": "ablations",
-                "probe_results": "probes", "replay": "site", "quickstart": "site"}
+                "probe_results": "probes", "wordings": "probes", "defences": "probes",
+                "replay": "site", "quickstart": "site"}
     assert {together.get(module, module) for module in LAYER} <= tested

@@ -25,13 +25,14 @@ from eestudy.config import StudyConfig
 from eestudy.training.model import LIBRARIES
 from eestudy.training.model import SOURCES as TRAINING_SOURCES
 from eestudy.training.scoring import SOURCES as SCORING_SOURCES
+from eestudy.wordings import TAUGHT, WORDINGS
 
 TABLES = ("interactions", "users", "items", "split", "evidence")
 RESULT, SCORES = "result.json", "scores.parquet"
-SOURCES = (*TRAINING_SOURCES, *SCORING_SOURCES, "ablations/rows.py", "retriever/graph.py", "retriever/evidence.py",
-           "data/splits.py")  # fmt: skip
+SOURCES = (*TRAINING_SOURCES, *SCORING_SOURCES, "ablations/rows.py", "wordings.py", "retriever/graph.py",
+           "retriever/evidence.py", "data/splits.py")  # fmt: skip
 SETTINGS = {"seed": True, "data": True, "retriever": True, "prompt": True, "backbone": True, "heads": True,
-            "ablation": {"withheld_share", "soft_tokens"}}  # fmt: skip
+            "ablation": {"withheld_share", "soft_tokens", "hostile_share"}}  # fmt: skip
 SCHEMA_VERSION = 1
 TEACHER_SHARE = 0.5  # of the teacher's answer in a target; half is usual, and was not tuned
 
@@ -140,7 +141,8 @@ def prepare_tables(cfg: StudyConfig, source: Run, run: Run, tokenizer, wanted: s
     """
     inputs = artifacts.fingerprint({"row": wanted, "evidence": artifacts.artifact_hash(source, "evidence.parquet")})
     made = ("interactions.parquet", "split.parquet", "prompt_tokens.parquet", "prompts.parquet")
-    if all(artifacts.is_current(run, name, inputs) for name in made):
+    needed = (*made, training.VECTORS) if cfg.ablation.soft_tokens else made
+    if all(artifacts.is_current(run, name, inputs) for name in needed):
         return
     frames = judge_rows({name: artifacts.read_table(source, f"{name}.parquet") for name in TABLES}, cfg)
     if cfg.ablation.withheld_share:
@@ -150,6 +152,8 @@ def prepare_tables(cfg: StudyConfig, source: Run, run: Run, tokenizer, wanted: s
     table, tokens = prompts.build_prompts(cfg, frames, tokenizer)
     if cfg.ablation.soft_tokens:
         tokens = add_vectors(source, run, tokens, inputs)
+    if cfg.ablation.hostile_share:
+        table = with_hostile_titles(table, frames, cfg, tokenizer)
     small = [frames[name][frames[name]["row"].isin(judged)] for name in ("interactions", "split")]
     for name, frame in zip(made, (*small, tokens, table), strict=True):
         artifacts.write_table(run, name, frame, fingerprint=inputs)
@@ -166,6 +170,23 @@ def add_vectors(source: Run, run: Run, tokens: pd.DataFrame, inputs: str) -> pd.
     artifacts.write_arrays(run, training.VECTORS, vectors, fingerprint=inputs)
     counts = [column for column in tokens if column.startswith(("n_prefix", "n_suffix"))]
     return tokens.assign(**{column: tokens[column] + 1 for column in counts})
+
+
+def with_hostile_titles(table: pd.DataFrame, frames: dict[str, pd.DataFrame], cfg: StudyConfig, tokenizer):
+    """The prompts, those of the label part written anew with items some of whose titles instruct; labels stay.
+
+    Args:
+        table, frames: from and for `prompts.build_prompts`.
+        cfg: share of the items, and the seed that draws them and one of the wordings `TAUGHT` for each.
+        tokenizer: the backbone's.
+    """
+    items, rng = frames["items"], np.random.default_rng([cfg.seed, 11])
+    said = pd.Series(rng.choice([WORDINGS[i][0] for i in TAUGHT], len(items)), index=items.index)
+    instructs = rng.random(len(items)) < cfg.ablation.hostile_share
+    titles = items["title"].where(~instructs, said + " " + items["title"].astype(str))
+    worse, _ = prompts.build_prompts(cfg, frames | {"items": items.assign(title=titles)}, tokenizer)
+    learned = frames["split"].loc[frames["split"]["split"] == "label", "row"]
+    return table.where(~table["row"].isin(learned), worse)
 
 
 def withheld_items(items: pd.DataFrame, cfg: StudyConfig) -> np.ndarray:
@@ -212,7 +233,8 @@ def score_row(cfg: StudyConfig, row: Row, run: Run, tokenizer, requests: dict[st
         training.score_requests(run, engine, training.only_mode(requests[part], mode), f"{part}_{mode}", wanted)
         for mode in row.modes for part in ("select", "test")
     ], ignore_index=True)  # fmt: skip
-    scores, _ = training.calibrate_scores(training.describe_rows(run, raw))
+    scores, fitted = training.calibrate_scores(training.describe_rows(run, raw))
+    artifacts.write_json(run, "calibration.json", {"slope_intercept": fitted})  # for `make probes`
     return pd.concat([_with_tokens(scores, run, mode) for mode in row.modes], ignore_index=True)
 
 

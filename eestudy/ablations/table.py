@@ -17,6 +17,7 @@ MAIN = "main"
 ONE_KIND = {"both": (1.0, 0.0, 0.0), "similar_users": (0.0, 1.0, 0.0), "none": (0.0, 0.0, 1.0)}  # of evidence
 SEEDS = (0, 1, 2)
 WITHHELD = 0.3  # of the items: enough test rows to judge by
+HOSTILE = 0.5  # of the items, in training: as many titles that instruct as plain ones
 WITH_GENRES = ("ml-100k", "ml-1m", "bookcrossing")
 
 
@@ -154,6 +155,8 @@ def _prompts() -> tuple[Row, ...]:
         Row("soft_tokens", "Do the graph's own vectors tell more than the ratings it finds?", "prompts",
             {"ablation": {"soft_tokens": True}}, modes=("both", "none")),
         Row("no_history", "Does the user's recent history help?", "prompts", {"prompt": {"n_history": 0}}),
+        Row("hostile_titles", "What do titles that instruct cost, where training shows them?", "prompts",
+            {"ablation": {"hostile_share": HOSTILE}}),
         Row("twice_the_labels", "What do twice as many labels bring?", "prompts", {"ablation": {"label_factor": 2.0}}),
     )
 

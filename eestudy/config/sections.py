@@ -196,10 +196,13 @@ class ProbesConfig(Section):
     """What `make probes` changes in the prompts, and on how many rows."""
 
     n_rows: Count = Field(600, description="judged test rows, by whole requests, read with changed evidence or history")
-    n_worded_rows: Count = Field(120, description="of these, rows read with every wording in a title")
+    n_worded_rows: Count = Field(80, description="of these, rows read with every wording in a title")
     n_neighbors: tuple[int, ...] = Field((0, 1, 2, 4, 8, 16, 32), description="similar users shown, at most")
     n_history: tuple[int, ...] = Field((0, 1, 2, 4, 8, 16, 30), description="recent titles shown, at most")
     n_wordings: Count = Field(20, description="pairs of an instruction and a harmless twin; the first ones")
+    n_spelled: Count = Field(3, description="titles of similar items, where evidence is tried that shows titles")
+    groups: tuple[int, ...] = Field((3, 5, 10), description="similar users whose mean and count are shown in place "
+                                    "of their ratings, at least")
     moved: float = Field(0.1, gt=0, lt=1, description="change of p_yes from which a score counts as moved")
 
 
@@ -343,6 +346,8 @@ class AblationConfig(Section):
                                   "training may hold: no label, no history; judged are their test rows alone")
     soft_tokens: bool = Field(False, description="the graph's vectors of user and candidate stand in the prompt, as a "
                               "token each (CoLLM)")
+    hostile_share: float = Field(0.0, ge=0, le=1, description="of the items, drawn by the seed, whose titles instruct "
+                                 "wherever training shows them")
     label_factor: float = Field(1.0, gt=0, description="how many times n_label_rows a row of the table learns from")
 
 

@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
+
 from eestudy import artifacts, assets, backbone, config, pipeline, retriever, training
-from eestudy.probes import reading
+from eestudy.probes import reading, trained_apart
 from eestudy.retrievers.material import Material, load_material
 
-SOURCES = ("probes/*.py", "retrievers/material.py", "retriever/evidence.py", "retriever/matches.py",
-           "retriever/roster.py", "prompts.py")  # fmt: skip
+SOURCES = ("probes/*.py", "defences.py", "wordings.py", "retrievers/material.py", "retriever/evidence.py",
+           "retriever/matches.py", "retriever/roster.py", "prompts.py")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,25 +37,29 @@ def probe(material: Material, engine=None) -> None:
         engine: of the trained model; None: the run's.
     """
     cfg, run = material.cfg, material.run
-    wanted, subject = fingerprint(material), retriever.subject(run)
+    models = trained_apart.models(material)
+    wanted, subject = fingerprint(material, models), retriever.subject(run)
     meta = artifacts.read_meta(run, artifacts.PROBES)
     if artifacts.is_current(run, artifacts.PROBES, wanted) and meta.get("measured_on") == subject:
         return
     start, tokenizer = time.perf_counter(), backbone.load_tokenizer(cfg.backbone)
-    read = reading.read_variants(material, reading.changed_prompts(material, tokenizer), tokenizer, engine)
+    read = [reading.read_variants(material, reading.changed_prompts(material, tokenizer), tokenizer, engine),
+            *reading.read_trained_apart(material, models, tokenizer)]  # fmt: skip
+    read = pd.concat(read, ignore_index=True)
     mark = {"fingerprint": wanted, "measured_on": subject}
     artifacts.write_table(run, "probe_scores.parquet", read, **mark)
     artifacts.write_table(run, artifacts.PROBES, reading.summary(read, cfg), **mark)
     print(f"== probes: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
 
 
-def fingerprint(material: Material) -> str:
-    """Hash of what the probes depend on: settings, sources, and what scores depend on."""
+def fingerprint(material: Material, models: dict) -> str:
+    """Hash of what the probes depend on: settings, sources, and what scores depend on, of every model that is asked."""
     package = Path(__file__).resolve().parents[1]
     sources = sorted({path for name in SOURCES for path in package.glob(name)})
     return artifacts.fingerprint({
         "settings": material.cfg.model_dump(mode="json", include={"probes", "prompt", "retriever", "policy", "seed"}),
         "scoring": training.scoring_fingerprint(material.cfg, material.run),
+        "apart": {form: training.scoring_fingerprint(*pair) for form, pair in models.items()},
         "sources": {path.relative_to(package).as_posix(): artifacts.sha256_file(path) for path in sources},
     })
 

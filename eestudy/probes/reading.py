@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from eestudy import artifacts, exit_heads, metrics, scorer, training
 from eestudy.config import StudyConfig
+from eestudy.probe_results import ALL, HELD_OUT_HALF
+from eestudy.probes.trained_apart import HARDENED, SAME_BUDGET
 from eestudy.probes.variants import (
     AS_TRAINED,
-    HISTORY_TITLE,
-    TARGET,
+    PLACES,
+    USUAL,
+    Variant,
     all_variants,
+    attacked,
     known_of,
     probed_rows,
     variant_prompts,
 )
 from eestudy.progress import progress
 from eestudy.retrievers.material import Material
+from eestudy.wordings import HELD_OUT
 
-KEYS = ["probe", "setting", "hostile"]
+KEYS = ["probe", "setting", "hostile", "form"]
+AGAINST = {HARDENED: SAME_BUDGET}  # whose unchanged prompts and whose shifts a form is compared with; else the usual
 
 
-def changed_prompts(material: Material, tokenizer) -> pd.DataFrame:
-    """Every variant's prompts: row, request_id, user_id, prefix, suffix, probe, setting, hostile."""
+def changed_prompts(material: Material, tokenizer, variants: list[Variant] | None = None) -> pd.DataFrame:
+    """Every variant's prompts.
+
+    Args:
+        material: the run.
+        tokenizer: the backbone's.
+        variants: None: all of them.
+
+    Returns:
+        Columns row, request_id, user_id, prefix, suffix, silent, probe, setting, hostile, form.
+    """
     cfg = material.cfg.probes
     rows, few = probed_rows(material, cfg.n_rows), probed_rows(material, cfg.n_worded_rows)
     known, tables = known_of(material, rows), []
-    for variant in progress(all_variants(material), "changed prompts", unit="variant"):
-        read = few if variant.probe in (TARGET, HISTORY_TITLE) else rows
+    for variant in progress(variants or all_variants(material), "changed prompts", unit="variant"):
+        read = few if variant.probe in PLACES else rows
         table = variant_prompts(material, read, known, variant, tokenizer)
-        tables.append(table.assign(probe=variant.probe, setting=variant.setting, hostile=variant.hostile))
+        tables.append(table.assign(**{key: getattr(variant, key) for key in KEYS}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -60,7 +77,7 @@ def read_variants(material: Material, changed: pd.DataFrame, tokenizer, engine=N
         engine: of the trained model; None: the run's.
 
     Returns:
-        Columns row, user_id, label, probe, setting, hostile, p_yes_<layer>.
+        Columns row, user_id, label, silent, probe, setting, hostile, form, p_yes_<layer>.
     """
     cfg, run = material.cfg, material.run
     different = changed.drop_duplicates(["row", "prefix", "suffix"]).sort_values(["prefix", "row"], kind="stable")
@@ -77,44 +94,81 @@ def read_variants(material: Material, changed: pd.DataFrame, tokenizer, engine=N
     different[names] = exit_heads.calibrate(logits, pairs)
     read = changed.merge(different.drop(columns=["request_id", "user_id"]), on=["row", "prefix", "suffix"],
                          validate="many_to_one")  # fmt: skip
-    return read.merge(material.asked[["row", "label"]], on="row")[["row", "user_id", "label", *KEYS, *names]]
+    return read.merge(material.asked[["row", "label"]], on="row")[["row", "user_id", "label", "silent", *KEYS, *names]]
+
+
+def read_trained_apart(material: Material, models: dict, tokenizer) -> list[pd.DataFrame]:
+    """The same attacks, in the usual form, on models that were trained apart; each under its own name as the form.
+
+    Args:
+        material: the study's run, whose prompts are read.
+        models: from `trained_apart.models`.
+        tokenizer: the backbone's.
+    """
+    found, numbers = [], range(material.cfg.probes.n_wordings)
+    for form, (cfg, run) in models.items():
+        changed = changed_prompts(material, tokenizer, attacked(numbers, form))
+        found.append(read_variants(replace(material, cfg=cfg, run=run), changed, tokenizer))
+    return found
 
 
 def summary(read: pd.DataFrame, cfg: StudyConfig) -> pd.DataFrame:
-    """What each variant did to full depth's answers, against the same rows' unchanged prompts.
+    """What each variant did to full depth's answers, on the same rows.
+
+    Unchanged prompts of another form are held against the usual ones, wordings against the unchanged prompts of their
+    own form.
 
     Args:
         read: from `read_variants`.
         cfg: resamples, seed, and from where a score counts as moved.
 
     Returns:
-        One line a variant, and one a probe with `setting` -1 for all of its wordings together: probe, setting, hostile,
-        n (rows), n_users, auc with _lo and _hi, auc_minus (paired, less the unchanged prompts) with _lo and _hi,
-        shift (mean change of p_yes) with _lo and _hi, moved (share of rows), flipped (share whose side of 1/2 changes).
+        One line a variant; for a place, hostile and form also one of all wordings together (`setting` ALL) and one of
+        those that no training has shown (HELD_OUT_HALF): probe, setting, hostile, form, n (rows), n_users, auc with
+        _lo and _hi, auc_minus (paired difference) with _lo and _hi, shift (mean change of p_yes) with _lo and _hi,
+        shift_minus (paired, less that of the same wordings in the usual form; NaN where that is itself) with _lo and
+        _hi, moved (share of rows), flipped (share whose side of 1/2 changes), silent (share that shows nothing of
+        other people).
     """
     last = f"p_yes_{cfg.heads.exit_layers[-1]}"
-    read = read.assign(p=read[last].astype(float), hostile=read["hostile"].astype(object))
-    plain = read[read["probe"] == AS_TRAINED].set_index("row")["p"]
-    read["before"] = read["row"].map(plain)
-    groups = [(key, part) for key, part in read.groupby(KEYS, sort=False, dropna=False)]
+    read = _with_moves(read.assign(p=read[last].astype(float), hostile=read["hostile"].astype(object)))
+    groups = list(read.groupby(KEYS, sort=False, dropna=False))
     worded = read[read["hostile"].notna()]
-    groups += [((probe, -1, hostile), part) for (probe, hostile), part in worded.groupby(["probe", "hostile"])]
+    for number, part in ((ALL, worded), (HELD_OUT_HALF, worded[worded["setting"].isin(HELD_OUT)])):
+        groups += [((probe, number, hostile, form), lines)
+                   for (probe, hostile, form), lines in part.groupby(["probe", "hostile", "form"], sort=False)]
     return pd.DataFrame([dict(zip(KEYS, key, strict=True)) | _effect(part, cfg) for key, part in groups])
+
+
+def _with_moves(read: pd.DataFrame) -> pd.DataFrame:
+    """The scores with before (of the unchanged prompt), move, and move_usual (of the same wording; NaN for none)."""
+    compared, plain = read["form"].map(AGAINST).fillna(USUAL), read["probe"] == AS_TRAINED
+    unchanged = read[plain].set_index(["form", "row"])["p"]
+    against = read["form"].mask(read["hostile"].isna(), compared)
+    read["before"] = unchanged.reindex(pd.MultiIndex.from_arrays([against, read["row"]])).to_numpy()
+    read["move"] = read["p"] - read["before"]
+    keys = ["probe", "setting", "hostile", "row"]
+    moves = read[read["hostile"].notna()].set_index(["form", *keys])["move"]
+    wanted = pd.MultiIndex.from_arrays([compared, *(read[key] for key in keys)])
+    itself = read["form"].isin({USUAL, *AGAINST.values()}) | read["hostile"].isna()
+    return read.assign(move_usual=np.where(itself, np.nan, moves.reindex(wanted).to_numpy()))
 
 
 def _effect(part: pd.DataFrame, cfg: StudyConfig) -> dict:
     shared = {"user_id": part["user_id"], "n_bootstrap": cfg.policy.n_bootstrap, "seed": cfg.seed}
+    ones, less = np.ones(len(part)), (part["move"] - part["move_usual"]).to_numpy()
     auc = metrics.estimate(part["label"], part["p"], metric="auc", **shared)
     gap = metrics.difference(part["label"], part["p"], part["before"], metric="auc", **shared)
-    moved = (part["p"] - part["before"]).to_numpy()
-    shift = metrics.ratio_estimate(moved, np.ones(len(part)), **shared)
+    shift = metrics.ratio_estimate(part["move"].to_numpy(), ones, **shared)
+    known = np.isfinite(less).all()
+    helped = metrics.ratio_estimate(less, ones, **shared) if known else {"value": np.nan, "ci95": None}
     return {"n": len(part), "n_users": part["user_id"].nunique(), **_ends("auc", auc), **_ends("auc_minus", gap),
-            **_ends("shift", shift), "moved": float((np.abs(moved) >= cfg.probes.moved).mean()),
-            "flipped": float(((part["p"] >= 0.5) != (part["before"] >= 0.5)).mean())}  # fmt: skip
+            **_ends("shift", shift), **_ends("shift_minus", helped),
+            "moved": float((part["move"].abs() >= cfg.probes.moved).mean()),
+            "flipped": float(((part["p"] >= 0.5) != (part["before"] >= 0.5)).mean()),
+            "silent": float(part["silent"].mean())}  # fmt: skip
 
 
 def _ends(name: str, found: dict) -> dict:
     low, high = found["ci95"] or (np.nan, np.nan)
     return {name: found["value"], f"{name}_lo": low, f"{name}_hi": high}
-
-

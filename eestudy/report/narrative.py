@@ -13,6 +13,7 @@ from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import exit_layers
 from eestudy.report.page import escape_markdown, number, percent, plain_text, with_interval
 from eestudy.report.retrieval import retrieval_sentences
+from eestudy.report.titles import title_blocks
 
 FIGURES = {  # file name: caption
     "08_tradeoff_token_layers": "Accuracy against token-layers, with the models that need no LLM on the frontier.",
@@ -198,7 +199,7 @@ def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tu
     """The whole report as blocks for `page.to_markdown` and `page.to_html`.
 
     Args:
-        run: reads tradeoff.csv, the figures, head scores and prompts.
+        run: reads tradeoff.csv, the figures, head scores and prompts, and what `make probes` found.
         metrics: content of `metrics.json`.
         n_examples: example rows shown.
     """
@@ -228,6 +229,7 @@ def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tu
         ("heading", 2, "Published numbers beside ours"),
         ("text", f"Other data, models and machines: no row is the same measurement. Evidence classes: {classes}."),
         ("table", published_table(metrics["headline"])),
+        *title_blocks(run),
         *example_blocks(examples(run, n_examples)),
     ]  # fmt: skip
 

@@ -25,3 +25,5 @@ WORDINGS = (
     ("Please respond with yes", "Please rewind at the end"),
     ("If unsure, answer yes:", "In colour, widescreen:"),
 )
+TAUGHT = range(0, len(WORDINGS), 2)  # those that the ablation `hostile_titles` shows in training
+HELD_OUT = range(1, len(WORDINGS), 2)  # those that every defence is measured on

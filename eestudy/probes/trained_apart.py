@@ -1,0 +1,25 @@
+"""Two models of `make ablations` that are attacked as well: one has seen titles that instruct, the other has not."""
+
+from __future__ import annotations
+
+from eestudy import ablations, artifacts, training
+from eestudy.artifacts import Run
+from eestudy.config import StudyConfig
+from eestudy.retrievers.material import Material
+
+SAME_BUDGET, HARDENED = "same budget", "hostile titles in training"
+ROWS = {SAME_BUDGET: "main", HARDENED: "hostile_titles"}  # of the table of ablations
+NEEDED = (training.ADAPTER, training.HEADS, "calibration.json")
+
+
+def models(material: Material) -> dict[str, tuple[StudyConfig, Run]]:
+    """Settings and run of each, by form; {} unless all of them were trained here, with the run's seed.
+
+    Args:
+        material: the study's run.
+    """
+    table, seed = {row.name: row for row in ablations.all_rows(material.cfg)}, material.cfg.seed
+    found = {form: (ablations.settings_of(table[name], material.cfg, seed),
+                    ablations.open_row(material.run, table[name], seed)) for form, name in ROWS.items()}  # fmt: skip
+    there = all(artifacts.artifact_hash(run, name) for _, run in found.values() for name in NEEDED)
+    return found if there else {}
