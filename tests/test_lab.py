@@ -1,0 +1,125 @@
+"""JupyterLab as `make lab` starts it, driven in a real Chromium; and the notebooks that students get."""
+
+import importlib.util
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from urllib.error import URLError
+
+import pytest
+
+from eestudy import artifacts, chain, lab, pipeline
+from eestudy.chain import PROJECT, STEPS
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+THERE = BROWSER and importlib.util.find_spec("jupyterlab") and importlib.util.find_spec("playwright")
+FIRST = list(STEPS)[:4]  # 00 to 03
+# What is the same to the last bit whoever runs the notebooks: no times, no training on several threads
+EXACT = ("interactions.parquet", "users.parquet", "items.parquet", "split.parquet")
+ASK = {"allow-root", "no-browser"}
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def answers(url: str, server: subprocess.Popen) -> bool:
+    assert server.poll() is None, "JupyterLab has ended"
+    try:
+        return urllib.request.urlopen(f"{url}/api", timeout=60).status == 200  # noqa: S310
+    except URLError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """JupyterLab on a copy of the notebooks, which it saves, and a run of its own: address, token, folder, run."""
+    if not THERE and not os.environ.get("EESTUDY_NEEDS_BROWSER"):
+        pytest.skip("no Chromium, playwright or JupyterLab here: the notebooks are tried in a browser where there are")
+    folder, port, token = tmp_path_factory.mktemp("lab"), free_port(), secrets.token_hex(8)
+    shutil.copytree(PROJECT.notebooks, folder / "notebooks")
+    own = {name: str(folder / "jupyter") for name in ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR",
+                                                      "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
+    environment = {**os.environ, **own, "RUN_DIR": str(folder / "run"), "PYTHONPATH": str(artifacts.ROOT)}
+    command = [sys.executable, "-m", "eestudy.lab", "--profile", "smoke", "--no-browser", "--allow-root",
+               f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", "--expose-app-in-browser"]
+    with open(folder / "log.txt", "w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)  # noqa: S603
+    try:
+        while not answers(f"http://127.0.0.1:{port}", server):
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}", token, folder, artifacts.Run(folder / "run/ml-100k/smoke/seed-0", "ml-100k",
+                                                                        "smoke", 0)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def tab(served):
+    """A page of the browser that has opened the address which JupyterLab opens; it asks nobody else for anything."""
+    from playwright.sync_api import sync_playwright
+
+    address, token, _, _ = served
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER)
+        page, asked = browser.new_page(viewport={"width": 1200, "height": 900}), []
+        page.set_default_timeout(300_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{address}/?token={token}")
+        yield page
+        browser.close()
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def opened(tab, served, name: str):
+    """Open a notebook, its kernel at rest."""
+    tab.goto(f"{served[0]}/lab/tree/notebooks/{name}.ipynb?reset")
+    tab.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+
+
+def run_all(tab, folder, name: str) -> list[dict]:
+    """Run All Cells, to the end or to an error; save; the code cells as saved."""
+    command = "async name => { await jupyterapp.commands.execute(name) }"
+    for step in ("notebook:run-all-cells", "docmanager:save"):
+        tab.evaluate(command, step)
+    tab.evaluate("async () => { await jupyterapp.serviceManager.sessions.shutdownAll() }")
+    saved = json.loads((folder / f"notebooks/{name}.ipynb").read_text())
+    return [cell for cell in saved["cells"] if cell["cell_type"] == "code"]
+
+
+def test_it_opens_on_the_first_notebook_and_asks_nothing(tab):
+    tab.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    assert tab.locator(".jp-Notebook h1").first.inner_text().startswith("00 ·")
+    assert tab.locator(".jp-Dialog, .Toastify__toast").count() == 0
+
+
+def test_a_notebook_whose_turn_has_not_come_says_which_comes_first(tab, served):
+    opened(tab, served, FIRST[-1])
+    run_all(tab, served[2], FIRST[-1])
+    said = tab.locator(".jp-OutputArea-output[data-mime-type*=error], .jp-OutputArea-output[data-mime-type*=stderr]")
+    lines = said.inner_text().strip().splitlines()
+    assert lines[0].startswith("03_graph_retriever goes on from what earlier notebooks write. For ml-100k/smoke/seed-0")
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == ["01_data.ipynb", "02_baselines.ipynb"]
+    assert len(lines) <= 5 and "PROFILE=smoke" in lines[-1]
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_run_in_the_browser_as_by_make(tab, served, name):
+    *_, folder, run = served
+    opened(tab, served, name)
+    cells = run_all(tab, folder, name)
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert [output["evalue"] for output in outputs if output["output_type"] == "error"] == []
+    assert all(cell["execution_count"] for cell in cells if cell["source"]), "every cell was run"
+    assert pipeline.missing_outputs(run, STEPS[name]) == []
+    assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
