@@ -111,7 +111,8 @@ STEPS = {
         optional=(*artifacts.ABLATIONS, artifacts.PROBES),
     ),
     "09_report": Step(
-        reads=("environment.json", "interactions.parquet", "split.parquet", "head_scores.parquet", "training.csv", *(f"metrics_{number:02d}.json" for number in range(9)),
+        reads=("environment.json", "interactions.parquet", "split.parquet", "head_scores.parquet", "training.csv",
+               *(f"metrics_{number:02d}.json" for number in range(9)),
                "tradeoff.csv", "choices.json", *FIGURES),
         writes=("metrics.json", "metrics_09.json", "report.md"),
         settings=("data", "backbone", "heads", "policy", "report"),

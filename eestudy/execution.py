@@ -156,7 +156,9 @@ def run_papermill(name: str, run: artifacts.Run, project: Project, output: Path 
         progress_bar=False,
         stdout_file=Terminal(sys.stdout),
         stderr_file=Terminal(sys.stderr),
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # its warnings are about the kernel, not the study
+        # What it logs is about the kernel, not the study: papermill ends every kernel with an interrupt, too, and where
+        # it still works that is an error to it. What a cell raises comes as its output.
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         cwd=project.package.parent,
     ).result()
 

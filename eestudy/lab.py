@@ -13,11 +13,11 @@ from eestudy.artifacts import ArtifactError
 from eestudy.commands import ends_plainly
 
 FIRST = "notebooks/00_start_here.ipynb"
+ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
 OPTIONS = (
     f"--LabApp.default_url=/lab/tree/{FIRST}",
-    "--LabApp.news_url=None",
-    "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
-    "--LabApp.extension_manager=readonly",
+    # it would ask whether to ask the network for news, and for a newer JupyterLab
+    f"--ServerApp.tornado_settings={{'page_config_data': {{'ignorePlugins': ['{ANNOUNCEMENTS}']}}}}",
 )
 
 

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -11,11 +10,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 
-from eestudy import artifacts, chain, lab, pipeline
+from eestudy import artifacts, execution, lab, pipeline, replay
 from eestudy.chain import PROJECT, STEPS
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -23,7 +23,6 @@ THERE = BROWSER and importlib.util.find_spec("jupyterlab") and importlib.util.fi
 FIRST = list(STEPS)[:4]  # 00 to 03
 # What is the same to the last bit whoever runs the notebooks: no times, no training on several threads
 EXACT = ("interactions.parquet", "users.parquet", "items.parquet", "split.parquet")
-ASK = {"allow-root", "no-browser"}
 
 
 def free_port() -> int:
@@ -73,7 +72,7 @@ def tab(served):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER)
         page, asked = browser.new_page(viewport={"width": 1200, "height": 900}), []
-        page.set_default_timeout(300_000)
+        page.set_default_timeout(120_000)
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{address}/?token={token}")
         yield page
@@ -81,10 +80,18 @@ def tab(served):
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
 
+def ready(tab, name: str):
+    """Wait for a notebook to be in front, and for its kernel."""
+    tab.wait_for_function("""name => {
+      const shown = window.jupyterapp?.shell.currentWidget, kernel = shown?.sessionContext?.session?.kernel;
+      return shown?.context?.path === name && kernel?.connectionStatus === "connected" && kernel.status === "idle";
+    }""", arg=f"notebooks/{name}.ipynb")
+
+
 def opened(tab, served, name: str):
-    """Open a notebook, its kernel at rest."""
+    """Open a notebook, as its address does."""
     tab.goto(f"{served[0]}/lab/tree/notebooks/{name}.ipynb?reset")
-    tab.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    ready(tab, name)
 
 
 def run_all(tab, folder, name: str) -> list[dict]:
@@ -98,9 +105,10 @@ def run_all(tab, folder, name: str) -> list[dict]:
 
 
 def test_it_opens_on_the_first_notebook_and_asks_nothing(tab):
-    tab.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    ready(tab, FIRST[0])
     assert tab.locator(".jp-Notebook h1").first.inner_text().startswith("00 ·")
-    assert tab.locator(".jp-Dialog, .Toastify__toast").count() == 0
+    asking = tab.locator(".jp-Dialog, .Toastify__toast")
+    assert asking.all_inner_texts() == []
 
 
 def test_a_notebook_whose_turn_has_not_come_says_which_comes_first(tab, served):
@@ -123,3 +131,51 @@ def test_run_in_the_browser_as_by_make(tab, served, name):
     assert all(cell["execution_count"] for cell in cells if cell["source"]), "every cell was run"
     assert pipeline.missing_outputs(run, STEPS[name]) == []
     assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
+
+
+def test_the_kernels_inherit_what_make_gives_but_for_the_bars(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "environ", {"RUN_DIR": str(tmp_path)})
+    options = lab.prepare(["--dataset", "ml-1m", "--profile", "smoke", "--seed", "2", "--no-browser"])
+    assert options == [*lab.OPTIONS, "--no-browser"]
+    chosen = {name: os.environ[name] for name in ("DATASET", "PROFILE", "SEED", "EESTUDY_PLAIN_PROGRESS")}
+    assert chosen == {"DATASET": "ml-1m", "PROFILE": "smoke", "SEED": "2", "EESTUDY_PLAIN_PROGRESS": ""}
+    assert os.environ["TQDM_DISABLE"] == os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_an_unknown_profile_is_refused_before_anything_is_served(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    with pytest.raises(SystemExit, match="error: unknown profile 'labtop'"):
+        lab.main(["--profile", "labtop"])
+
+
+# The notebooks that students get, on a committed reference: these need no data and no weights.
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory):
+    """The folder of `make exercises`, in a run that was made from a reference."""
+    folder = tmp_path_factory.mktemp("students")
+    replay.rebuild(artifacts.Run(folder / "ml-100k/laptop/seed-0", "ml-100k", "laptop", 0))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["make", "-s", "exercises", "USE_CURRENT_ENV=1", f"RUN_DIR={folder}"], check=True,  # noqa: S603, S607
+                   cwd=artifacts.ROOT, env={**os.environ, "PATH": path}, stdout=subprocess.DEVNULL)
+    return folder / "exercises"
+
+
+@pytest.mark.parametrize("name", ["00_start_here", "06_exit_policies", "08_tradeoff"])
+def test_a_student_comes_to_the_first_blank_and_is_told_to_fill_it(students, name, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    for variable, value in {**execution.ENVIRONMENT, "RUN_DIR": str(students.parent), "DATASET": "ml-100k",
+                            "PROFILE": "laptop", "SEED": "0", "PYTHONPATH": str(artifacts.ROOT)}.items():
+        monkeypatch.setenv(variable, value)
+    notebook = nbformat.read(students / f"{name}.ipynb", 4)
+    tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
+    assert ["solution"] not in tags
+    with pytest.raises(CellExecutionError) as stopped:
+        NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(students)}}).execute()
+    assert stopped.value.ename == "AssertionError" and "fill" in stopped.value.evalue
+    ended = [place for place, cell in enumerate(notebook.cells) if cell.get("execution_count")]
+    assert ended[-1] == tags.index(["check"])
