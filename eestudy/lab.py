@@ -9,16 +9,13 @@ from __future__ import annotations
 import os
 
 from eestudy import config, execution, pipeline
-from eestudy.artifacts import ArtifactError
+from eestudy.artifacts import ROOT, ArtifactError
 from eestudy.commands import ends_plainly
 
 FIRST = "notebooks/00_start_here.ipynb"
-ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
-OPTIONS = (
-    f"--LabApp.default_url=/lab/tree/{FIRST}",
-    # it would ask whether to ask the network for news, and for a newer JupyterLab
-    f"--ServerApp.tornado_settings={{'page_config_data': {{'ignorePlugins': ['{ANNOUNCEMENTS}']}}}}",
-)
+OPTIONS = (f"--LabApp.default_url=/lab/tree/{FIRST}",)
+# It turns off the announcements, which would ask whether to ask the network for news.
+CONFIG = ROOT / ".jupyter"
 
 
 def prepare(arguments: list[str] | None = None) -> list[str]:
@@ -37,6 +34,8 @@ def prepare(arguments: list[str] | None = None) -> list[str]:
     config.load(given.dataset, given.profile, given.seed)
     execution.set_environment(bars=True)
     os.environ |= {"DATASET": given.dataset, "PROFILE": given.profile, "SEED": str(given.seed)}
+    paths = [str(CONFIG), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(paths)
     return [*OPTIONS, *more]
 
 
