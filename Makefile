@@ -225,8 +225,8 @@ audit: env ## known vulnerabilities of what is pinned
 lint: env ## ruff on package, tests and notebooks
 	@$(PY) -m ruff check .
 
-lab: env assets ## JupyterLab on the notebooks, kernel ready
-	@$(PY) -m jupyter lab notebooks
+lab: env assets ## JupyterLab on the first notebook, for this DATASET, PROFILE and SEED
+	@$(PY) -m eestudy.lab $(ARGS)
 
 clean: ## remove this run and the caches; .venv, assets and the reference stay
 	rm -rf $(RUN) .smoke .pytest_cache .ruff_cache .hypothesis build eestudy.egg-info

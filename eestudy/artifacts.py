@@ -44,7 +44,11 @@ SCALE = tuple(f"scale_{part}.csv" for part in ("reading", "graph", "search"))
 
 
 class ArtifactError(RuntimeError):
-    """An artifact is missing, incomplete or not what its sidecar says."""
+    """An artifact is missing, incomplete or not what its sidecar says; the message says what to do."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows, by IPython's protocol: the message. Where it was raised would only hide it."""
+        return [str(self)]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ BLOCK_BYTES = 1 << 20
 class AssetError(RuntimeError):
     """A wheel is missing, damaged or without the file that was asked for; the message says what to run."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows, as of an `ArtifactError`."""
+        return [str(self)]
+
 
 @dataclass(frozen=True)
 class Asset:

@@ -21,7 +21,7 @@ class Step:
     settings: tuple[str, ...] = ()  # sections of `config`, or single fields of them
     assets: tuple[str, ...] = ()
     files: tuple[str, ...] = ()  # committed files it compares with, relative to the project's root
-    optional: tuple[str, ...] = ()  # tables measured apart (`make bench`, `ablations`, …), told where they are
+    optional: tuple[str, ...] = ()  # told where it is: measured apart (`make bench`, …), or in no reference
     brought: bool = False  # files that the reader brings for a dataset
 
 
@@ -113,18 +113,51 @@ STEPS = {
         optional=(*artifacts.ABLATIONS, artifacts.PROBES),
     ),
     "09_report": Step(
-        reads=("environment.json", "interactions.parquet", "items.parquet", "split.parquet", "prompts.parquet",
-               "head_scores.parquet", "training.csv", *(f"metrics_{number:02d}.json" for number in range(9)),
+        reads=("environment.json", "interactions.parquet", "split.parquet", "head_scores.parquet", "training.csv",
+               *(f"metrics_{number:02d}.json" for number in range(9)),
                "tradeoff.csv", "choices.json", *FIGURES),
         writes=("metrics.json", "metrics_09.json", "report.md"),
         settings=("data", "backbone", "heads", "policy", "report"),
         files=("results/published.csv", f"{REFERENCE}/{artifacts.PROBES}",
                f"{REFERENCE}/metrics.json", f"{REFERENCE}/seed_deviation.json",
                *(f"results/reference/{name}/{{profile}}/metrics.json" for name in config.DATASETS)),
-        optional=(artifacts.PROBES,),
+        optional=("items.parquet", "prompts.parquet", artifacts.PROBES),
     ),
 }
 PROJECT = Project(artifacts.ROOT / "notebooks", artifacts.ROOT / "eestudy", STEPS)
+
+
+def unfinished(run: artifacts.Run, name: str, steps: dict[str, Step] = STEPS) -> dict[str, list[str]]:
+    """The notebooks that have to be run before this one, in the chain's order, each with what is missing of it.
+
+    Args:
+        run: the run.
+        name: the notebook that is to be run.
+        steps: the chain, in order.
+    """
+    names = list(steps)
+    wanted, found = set(steps[name].reads), {}
+    for earlier in reversed(names[: names.index(name)]):
+        missing = [file for file in steps[earlier].writes if file in wanted and not artifacts.artifact_hash(run, file)]
+        if missing:
+            found[earlier] = missing
+            wanted |= set(steps[earlier].reads)
+    return dict(reversed(found.items()))
+
+
+def require(run: artifacts.Run, name: str) -> None:
+    """Let a notebook begin only where everything is there that it reads.
+
+    Raises:
+        ArtifactError: which notebooks have to be run first.
+    """
+    first = unfinished(run, name)
+    if first:
+        listed = "\n".join(f"  {notebook}.ipynb  (writes {', '.join(files)})" for notebook, files in first.items())
+        raise artifacts.ArtifactError(
+            f"{name} goes on from what earlier notebooks write. For {run.name}, run to the end first, in this order:\n"
+            f"{listed}\nOr run all of them, in a terminal: {run.command}"
+        )
 
 
 @dataclass(frozen=True)
@@ -186,10 +219,13 @@ def scan_notebook(path: Path) -> Source:
 
 
 def used_modules(notebook: Source, package: dict[str, Source]) -> list[str]:
-    """The package's modules a notebook uses, transitively, sorted; without `config`, whose values count instead."""
+    """The package's modules a notebook uses, transitively, sorted.
+
+    Without `config`, whose values count instead, and this module, whose tables count by what they lead to.
+    """
     used, todo = set(), set(notebook.modules)
     while todo:
         name = todo.pop()
         used.add(name)
         todo |= package.get(name, Source()).modules - used
-    return sorted(used - {"config"})
+    return sorted(used - {"config", "chain"})

@@ -31,14 +31,13 @@ from eestudy.holder import HeldError, hold
 from eestudy.untrusted import Terminal, terminal_text
 
 ENVIRONMENT = {
-    "EESTUDY_PLAIN_PROGRESS": "1",
     "HF_HUB_OFFLINE": "1",
     "JUPYTER_PREFER_ENV_PATH": "1",
     "PYTHONHASHSEED": "0",
-    # about bars that nobody sees here, and about transformers' own calls
+    # about the libraries' bars, and about transformers' own calls
     "PYTHONWARNINGS": "ignore:IProgress not found,ignore:`is_gradient_checkpointing` is deprecated",
     "TOKENIZERS_PARALLELISM": "false",
-    "TQDM_DISABLE": "1",  # the libraries' bars; our own progress is plain lines
+    "TQDM_DISABLE": "1",  # the libraries' bars; our own progress is plain lines, or a bar in JupyterLab
 }
 SECONDS_BETWEEN_RECORDS = 10
 TRACEBACK_LINES = 25
@@ -46,9 +45,13 @@ PAPERMILL_ERROR = "papermill-error-cell-tag"  # of the two cells that papermill 
 EXERCISE_TAGS = {"exercise", "solution", "check"}
 
 
-def set_environment() -> None:
-    """What the kernels inherit; a variable that is set already stays. Folders become absolute."""
-    for name, value in ENVIRONMENT.items():
+def set_environment(bars: bool = False) -> None:
+    """What the kernels inherit; a variable that is set already stays. Folders become absolute.
+
+    Args:
+        bars: somebody looks on, so our own progress is a bar.
+    """
+    for name, value in {**ENVIRONMENT, "EESTUDY_PLAIN_PROGRESS": "" if bars else "1"}.items():
         os.environ.setdefault(name, value)
     for name in ("RUN_DIR", "ASSET_DIR"):
         if os.environ.get(name):
@@ -155,7 +158,9 @@ def run_papermill(name: str, run: artifacts.Run, project: Project, output: Path 
         progress_bar=False,
         stdout_file=Terminal(sys.stdout),
         stderr_file=Terminal(sys.stderr),
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # its warnings are about the kernel, not the study
+        # What it logs is about the kernel, not the study: papermill ends every kernel with an interrupt, too, and where
+        # it still works that is an error to it. What a cell raises comes as its output.
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         cwd=project.package.parent,
     ).result()
 

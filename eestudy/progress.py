@@ -26,12 +26,14 @@ def progress(items: Iterable, label: str, total: int | None = None, unit: str = 
 
     Returns:
         An iterator over `items`. With EESTUDY_PLAIN_PROGRESS set (make sets it) it prints plain lines to
-        standard output, at most one every 30 s; otherwise a tqdm bar.
+        standard output, at most one every 30 s; otherwise a tqdm bar, of signs, not a widget: it needs no package
+        more, and stays in the notebook. On standard output, too: a notebook paints the other red, like an error.
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items) + initial
     if not os.environ.get("EESTUDY_PLAIN_PROGRESS"):
-        return tqdm(items, desc=label, total=total, unit=unit, initial=initial)
+        # TQDM_DISABLE is about the libraries' bars
+        return tqdm(items, desc=label, total=total, unit=unit, initial=initial, file=sys.stdout, disable=False)
     return _plain(items, label, total, unit, initial)
 
 

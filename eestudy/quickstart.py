@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 
-from eestudy import artifacts, execution, pipeline, replay
+from eestudy import artifacts, chain, execution, pipeline, replay
 from eestudy.chain import PROJECT
 from eestudy.site.command import show
 
@@ -26,9 +26,29 @@ def execute(run: artifacts.Run, name: str) -> Path:
     return pipeline.copy_path(run, name)
 
 
+def complete(run: artifacts.Run) -> artifacts.Run:
+    """The run, if its reference keeps all that the late notebooks read today.
+
+    Raises:
+        artifacts.ArtifactError: the reference is an older version's.
+    """
+    lacks = {file for name in NOTEBOOKS for files in chain.unfinished(run, name).values() for file in files}
+    if lacks:
+        renew = run.command.replace("make reproduce", "make reference")
+        raise artifacts.ArtifactError(
+            f"the reference of {run.dataset} was made by an older version of the study and lacks "
+            f"{', '.join(sorted(lacks))}. Choose another dataset, or make it anew: {run.command} && {renew}"
+        )
+    return run
+
+
 def replayed(run: artifacts.Run) -> artifacts.Run:
-    """A run made of the reference, with the late notebooks executed anew."""
-    made = replay.rebuild(run)
+    """A run made of the reference, with the late notebooks executed anew.
+
+    Raises:
+        artifacts.ArtifactError: there is no reference, or one that is too old.
+    """
+    made = complete(replay.rebuild(run))
     for name in NOTEBOOKS:
         print(f"Executed: {execute(made, name)}", flush=True)
     return made

@@ -15,11 +15,11 @@ LAYERS = {
     2: {"scorer", "rivals", "contest", "execution", "replay", "teaching"},
     3: {"training"},
     4: {"bench", "scale", "ablations", "retrievers", "site"},
-    5: {"probes", "quickstart"},
+    5: {"probes", "quickstart", "lab"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 NO_TORCH = LAYERS[0] | {"exit_policies", "data", "prompts", "report", "ablation_results", "pipeline",
-                        "load", "execution", "replay", "site", "quickstart"}
+                        "load", "execution", "replay", "site", "quickstart", "lab"}
 LIGHT = {"chain": set(), "assets": set(), "progress": {"tqdm"}, "config": {"pydantic"}, "pipeline": set()}
 PACKAGE = ROOT / "eestudy"
 FILES = sorted(PACKAGE.rglob("*.py"))

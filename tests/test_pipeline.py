@@ -419,6 +419,30 @@ def test_policies_rerun_06_to_09_and_never_the_llm():
     assert not set(users) & set(list(STEPS)[:6])
 
 
+def test_a_notebook_says_which_must_come_first(run):
+    assert chain.unfinished(run, "01_data") == {} and chain.require(run, "01_data") is None
+    with pytest.raises(artifacts.ArtifactError) as stopped:
+        chain.require(run, "04_prompts")
+    said = str(stopped.value).splitlines()
+    assert [line.split()[0] for line in said if line.startswith("  ")] == [
+        "01_data.ipynb", "02_baselines.ipynb", "03_graph_retriever.ipynb"]
+    assert said[-1].endswith("make reproduce DATASET=ml-100k PROFILE=smoke SEED=0")
+    for name in STEPS["04_prompts"].reads:
+        artifacts.write_bytes(run, name, b"x")
+    assert chain.require(run, "04_prompts") is None
+    run.path("evidence.parquet").unlink()
+    assert chain.unfinished(run, "04_prompts") == {"02_baselines": ["baseline_scores.parquet"],
+                                                   "03_graph_retriever": ["evidence.parquet"]}
+
+
+def test_in_a_notebook_an_error_of_ours_is_its_message_alone(run, capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    result = InteractiveShell().run_cell("from eestudy import artifacts\nraise artifacts.ArtifactError('do this')")
+    assert isinstance(result.error_in_exec, artifacts.ArtifactError)
+    assert capsys.readouterr().out.strip() == "do this"
+
+
 # The real Makefile, on a chain of stand-ins.
 
 @pytest.fixture

@@ -16,6 +16,14 @@ def test_every_item_in_order(monkeypatch, plain):
     assert list(progress(iter("ab"), "reading", total=2)) == ["a", "b"]
 
 
+def test_a_bar_is_for_whoever_looks_on_and_is_no_error(monkeypatch, capsys):
+    monkeypatch.setenv("EESTUDY_PLAIN_PROGRESS", "")
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # as the libraries' bars are
+    list(progress(range(3), "scoring"))
+    out, err = capsys.readouterr()
+    assert "scoring: 100%|" in out and "3/3" in out and err == ""
+
+
 def test_plain_lines_say_what_is_left(monkeypatch, capsys):
     monkeypatch.setenv("EESTUDY_PLAIN_PROGRESS", "1")
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0)

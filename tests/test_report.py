@@ -595,6 +595,7 @@ def places(built, tmp_path, monkeypatch):
     monkeypatch.setattr(reference.folder, "__defaults__", (tmp_path / "reference",))
     monkeypatch.setattr(reference.make, "__defaults__", (tmp_path / "reference",))
     monkeypatch.setattr(reference.read, "__defaults__", (tmp_path / "reference",))
+    monkeypatch.setattr(reference.losses, "__defaults__", (tmp_path / "reference",))
     target = artifacts.open_run("ml-100k", "laptop", 0)
     target.root.rmdir()
     shutil.copytree(built[0].root, target.root)
@@ -635,6 +636,18 @@ def test_reference_then_check(places, capsys, tmp_path, monkeypatch):
     assert "| AUC at full depth" in once and once.startswith("a ") and once.endswith(" c")
     assert main(["readme"]) == 0
     assert readme.read_text() == once
+
+
+def test_a_new_reference_says_what_it_loses(places):
+    run, folder = places
+    assert reference.losses(run, folder.parents[1]) == []
+    folder.mkdir(parents=True)
+    for name in ("bench_race.csv", "bench_growth.csv", "probes.csv", "latency.csv"):
+        (folder / name).write_text("a\n1\n")
+    artifacts.write_bytes(run, "bench_growth.csv", b"a\n2\n")
+    bench, probes = reference.losses(run, folder.parents[1])
+    assert bench.startswith("bench_race.csv of the old reference") and "make bench DATASET=ml-100k" in bench
+    assert probes.startswith("probes.csv") and "make probes DATASET=ml-100k PROFILE=laptop SEED=0" in probes
 
 
 def test_counts_only_reference_keeps_no_quality(built):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eestudy import artifacts, config, exit_policies, metrics, replay
+from eestudy import artifacts, config, exit_policies, metrics, quickstart, replay
 from eestudy.site import build, explorer, front, walks
 from eestudy.site.build import Site, clean_examples, data_url, script
 
@@ -73,6 +73,16 @@ def test_a_folder_of_something_else_is_left_alone(references, tmp_path):
 def test_a_dataset_without_reference_says_which_have_one(references, tmp_path):
     with pytest.raises(artifacts.ArtifactError, match="amazon-video-games, ml-100k"):
         replay.rebuild(artifacts.Run(tmp_path, "ml-1m", "laptop", 0), references)
+
+
+def test_a_reference_of_an_older_version_is_refused_kindly(references, tmp_path):
+    shutil.copytree(references / "ml-100k", tmp_path / "references" / "ml-100k")
+    run = artifacts.Run(tmp_path / "run", "ml-100k", "laptop", 0)
+    assert quickstart.complete(replay.rebuild(run, tmp_path / "references"))
+    shutil.rmtree(run.root)
+    (tmp_path / "references/ml-100k/laptop/click_models.csv").unlink()
+    with pytest.raises(artifacts.ArtifactError, match="older version.* lacks click_models.csv.*make reference DATASET"):
+        quickstart.complete(replay.rebuild(run, tmp_path / "references"))
 
 
 @pytest.mark.parametrize(("value", "ci95", "said"), [

@@ -77,7 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given.command == "deviation":
             return deviation(run, given.seeds)
         if given.command == "reference":
-            print(f"reference written to {reference.make(run, cfg)}")
+            lost = reference.losses(run)
+            print(f"reference written to {reference.make(run, cfg)}", *lost, sep="\nnote: ")
             if run.profile == README_RUN[1]:
                 write_readme(artifacts.Run(run.root, *README_RUN, run.seed))
         elif given.command == "summary":

@@ -27,6 +27,8 @@ REQUIRED = ("metrics.json", "head_scores.parquet", "baseline_scores.parquet", "e
 OPTIONAL = ("click_model_scores.parquet", "click_models.csv", "classic_gains.csv", "training.csv",
             "selected_policy.json", "risk.csv", "exit_groups.csv", "choices.json", "environment.json", "durations.json",
             artifacts.RETRIEVERS, artifacts.PROBES, *artifacts.BENCH)  # fmt: skip
+# What is measured apart, and by which command
+APART = {"bench": artifacts.BENCH, "retrievers": (artifacts.RETRIEVERS,), "probes": (artifacts.PROBES,)}
 PACKAGES = ("torch", "transformers", "torch_geometric", "peft", "accelerate", "faiss-cpu", "numpy", "pandas",
             "scikit-learn", "matplotlib")  # fmt: skip
 LEFT_OUT = "[left out of the reference: the number of rows with titles is limited]\n"
@@ -161,6 +163,24 @@ def _fill(run: artifacts.Run, cfg: StudyConfig, target: Path) -> None:
     rows = json.dumps(examples(run, cfg.report.n_examples // 2), indent=1, ensure_ascii=False)
     artifacts.write_atomic(target / "examples.json", (rows + "\n").encode())
     _copy_notebooks(run, target, cfg.report.n_examples)
+
+
+def losses(run: artifacts.Run, base: Path = BASE) -> list[str]:
+    """What the committed reference keeps and this run has not measured, so that `make` would lose it.
+
+    Args:
+        run: the run that is to become the reference.
+        base: where references lie.
+
+    Returns:
+        One sentence for each command that would measure it again.
+    """
+    target = folder(run.dataset, run.profile, base)
+    lost = {command: [name for name in names if (target / name).exists() and not artifacts.artifact_hash(run, name)]
+            for command, names in APART.items()}  # fmt: skip
+    return [f"{', '.join(names)} of the old reference are left out, since this run has not measured them. To measure "
+            f"them anew: {run.command.replace('reproduce', command)}, then make this reference again"
+            for command, names in lost.items() if names]  # fmt: skip
 
 
 def _swap(fresh: Path, target: Path) -> None:
