@@ -120,6 +120,8 @@ STEPS = {
                *(f"results/reference/{name}/{{profile}}/metrics.json" for name in config.DATASETS)),
     ),
 }
+# Notebooks beside the chain: nothing depends on them, they write nothing, and they are run when they are asked for.
+BESIDE = ("10_your_own_data",)
 PROJECT = Project(artifacts.ROOT / "notebooks", artifacts.ROOT / "eestudy", STEPS)
 
 

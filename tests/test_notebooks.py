@@ -6,10 +6,11 @@ import re
 
 import pytest
 
-from eestudy.chain import PROJECT, STEPS
+from eestudy.chain import BESIDE, PROJECT, STEPS, Step
 
-PATHS = [PROJECT.notebooks / f"{name}.ipynb" for name in STEPS]
-PARAMETERS = 'dataset = "ml-100k"\nprofile = "laptop"\nseed = 0'
+PATHS = [PROJECT.notebooks / f"{name}.ipynb" for name in (*STEPS, *BESIDE)]
+DATASETS = {"10_your_own_data": "examples/study.toml"}  # that a notebook is about; the others: ml-100k
+PARAMETERS = 'dataset = "{}"\nprofile = "laptop"\nseed = 0'
 OPENING = """\
 from eestudy import artifacts, config
 cfg = config.load(dataset, profile, seed)
@@ -52,15 +53,16 @@ def test_opening_says_what_why_and_how_long(notebook, request):
 
 
 def test_opening_names_what_is_written(notebook, request):
-    first, step = text(notebook["cells"][0]), STEPS[request.node.callspec.id]
+    first, step = text(notebook["cells"][0]), STEPS.get(request.node.callspec.id, Step())
     missing = {name for name in step.writes if not name.startswith("figures/") and name not in first
                and f"`{name.split('.')[0]}`" not in first}
     assert not missing
 
 
-def test_parameters_and_opening_cells_are_the_same_in_all(notebook):
+def test_parameters_and_opening_cells_are_the_same_in_all(notebook, request):
+    parameters = PARAMETERS.format(DATASETS.get(request.node.callspec.id, "ml-100k"))
     codes = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert codes[0]["metadata"]["tags"] == ["parameters"] and text(codes[0]) == PARAMETERS
+    assert codes[0]["metadata"]["tags"] == ["parameters"] and text(codes[0]) == parameters
     assert [line for line in text(codes[1]).splitlines() if line] == OPENING.splitlines()
     assert not any("parameters" in cell["metadata"].get("tags", []) for cell in codes[1:])
 
