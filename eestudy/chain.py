@@ -124,6 +124,8 @@ STEPS = {
         optional=("items.parquet", "prompts.parquet", artifacts.PROBES),
     ),
 }
+# Notebooks beside the chain: nothing depends on them, they write nothing, and they are run when they are asked for.
+BESIDE = ("10_your_own_data",)
 PROJECT = Project(artifacts.ROOT / "notebooks", artifacts.ROOT / "eestudy", STEPS)
 
 

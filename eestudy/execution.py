@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from eestudy import artifacts, assets, pipeline
-from eestudy.chain import PROJECT, Project
+from eestudy.chain import BESIDE, PROJECT, Project
 from eestudy.commands import GO_ON, INTERRUPTED, MORE_MEMORY, ends_plainly
 from eestudy.holder import HeldError, hold
 from eestudy.untrusted import Terminal, terminal_text
@@ -235,6 +235,34 @@ def execute(name: str, run: artifacts.Run, project: Project = PROJECT) -> Path:
     return copy
 
 
+def execute_beside(name: str, run: artifacts.Run, made_from: str, project: Project = PROJECT) -> Path:
+    """Execute a notebook outside the order of the chain: always anew, and nothing is asked to be up to date.
+
+    Args:
+        name: of the notebook.
+        run: whose tables it reads, where it reads any; its copy goes there.
+        made_from: 'reference' or 'own files', kept in the copy in place of a fingerprint.
+        project: where the notebooks lie.
+
+    Returns:
+        The executed copy's path.
+
+    Raises:
+        Exception: whatever the notebook raised; the unfinished copy lies in `failed/` of the run's folder.
+    """
+    import nbformat
+
+    set_environment()
+    unfinished, copy = run.path("failed") / f"{name}.ipynb", pipeline.copy_path(run, name)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    copy.unlink(missing_ok=True)
+    notebook = run_notebook(name, run, project, unfinished)
+    text = nbformat.writes(tidy(notebook, run, {"made_from": made_from}))
+    artifacts.write_bytes(run, pipeline.copy_name(name), text.encode())
+    unfinished.unlink(missing_ok=True)
+    return copy
+
+
 def _end_now() -> None:
     """After Ctrl-C: end what was started here, say how to go on, wait for nothing."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -247,8 +275,8 @@ def _end_now() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Execute one notebook for make; a failure ends with status 1 and the error as the last line."""
-    parser = pipeline.parameters("Execute one notebook of the chain.")
-    parser.add_argument("notebook", choices=list(PROJECT.steps))
+    parser = pipeline.parameters("Execute one notebook.")
+    parser.add_argument("notebook", choices=[*PROJECT.steps, *BESIDE])
     given = parser.parse_args(arguments)
     with ends_plainly(ValueError, artifacts.ArtifactError, assets.AssetError, HeldError):
         name, run = given.notebook, artifacts.open_run(given.dataset, given.profile, given.seed)
@@ -256,7 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"== {name}", flush=True)
     start = time.perf_counter()
     try:
-        execute(name, run)
+        execute_beside(name, run, "own files") if name in BESIDE else execute(name, run)
     except KeyboardInterrupt:
         _end_now()
     except Exception as error:

@@ -7,23 +7,11 @@ in two minutes.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-import nbformat
-
-from eestudy import artifacts, chain, execution, pipeline, replay
-from eestudy.chain import PROJECT
+from eestudy import artifacts, chain, execution, replay
 from eestudy.site.command import show
 
 NOTEBOOKS = ("06_exit_policies", "08_tradeoff", "09_report")
-
-
-def execute(run: artifacts.Run, name: str) -> Path:
-    """Run one notebook on the tables of a run that was made from a reference; returns its copy."""
-    notebook = execution.run_papermill(name, run, PROJECT, None)
-    text = nbformat.writes(execution.tidy(notebook, run, {"made_from": "reference"}))
-    artifacts.write_bytes(run, pipeline.copy_name(name), text.encode())
-    return pipeline.copy_path(run, name)
 
 
 def complete(run: artifacts.Run) -> artifacts.Run:
@@ -50,10 +38,9 @@ def replayed(run: artifacts.Run) -> artifacts.Run:
     """
     made = complete(replay.rebuild(run))
     for name in NOTEBOOKS:
-        print(f"Executed: {execute(made, name)}", flush=True)
+        print(f"Executed: {execution.execute_beside(name, made, 'reference')}", flush=True)
     return made
 
 
 if __name__ == "__main__":
-    execution.set_environment()
     sys.exit(show("The late notebooks on a committed reference.", None, replayed))

@@ -12,7 +12,7 @@ LAYERS = {
         "probe_results", "wordings", "defences"},
     1: {"data", "baselines", "retriever", "prompts", "backbone", "exit_heads", "exit_policies", "latency", "load",
         "growth", "ablation_results", "report", "pipeline", "click_models"},
-    2: {"scorer", "rivals", "contest", "execution", "replay", "teaching"},
+    2: {"scorer", "rivals", "contest", "execution", "replay", "teaching", "preflight"},
     3: {"training"},
     4: {"bench", "scale", "ablations", "retrievers", "site"},
     5: {"probes", "quickstart", "lab"},

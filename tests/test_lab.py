@@ -133,7 +133,8 @@ def test_a_notebook_whose_turn_has_not_come_says_which_comes_first(tab, served):
 def is_current(run: artifacts.Run, name: str) -> bool:
     """Whether papermill's copy of a notebook is there and stands for the present sources."""
     copy = pipeline.copy_path(run, name)
-    return copy.exists() and json.loads(copy.read_text())["metadata"]["eestudy"] == pipeline.fingerprint_parts(name, run)
+    parts = pipeline.fingerprint_parts(name, run)
+    return copy.exists() and json.loads(copy.read_text())["metadata"]["eestudy"] == parts
 
 
 @pytest.mark.parametrize("name", FIRST)

@@ -6,15 +6,16 @@ import re
 
 import pytest
 
-from eestudy.chain import PROJECT, STEPS
+from eestudy.chain import BESIDE, PROJECT, STEPS, Step
 
-PATHS = [PROJECT.notebooks / f"{name}.ipynb" for name in STEPS]
+PATHS = [PROJECT.notebooks / f"{name}.ipynb" for name in (*STEPS, *BESIDE)]
 PARAMETERS = """\
 import os
 
 dataset = os.environ.get("DATASET", "ml-100k")
 profile = os.environ.get("PROFILE", "laptop")
 seed = int(os.environ.get("SEED", "0"))"""
+OWN_DATA = 'dataset = "examples/study.toml"\nprofile = "laptop"\nseed = 0'  # whatever else is looked at
 OPENING = """\
 from eestudy import artifacts, config
 cfg = config.load(dataset, profile, seed)
@@ -57,7 +58,7 @@ def test_opening_says_what_why_and_how_long(notebook, request):
 
 
 def test_opening_names_what_is_written(notebook, request):
-    first, step = text(notebook["cells"][0]), STEPS[request.node.callspec.id]
+    first, step = text(notebook["cells"][0]), STEPS.get(request.node.callspec.id, Step())
     missing = {name for name in step.writes if not name.startswith("figures/") and name not in first
                and f"`{name.split('.')[0]}`" not in first}
     assert not missing
@@ -65,9 +66,10 @@ def test_opening_names_what_is_written(notebook, request):
 
 def test_parameters_and_opening_cells_are_the_same_in_all(notebook, request):
     codes = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert codes[0]["metadata"]["tags"] == ["parameters"] and text(codes[0]) == PARAMETERS
     name, opening = request.node.callspec.id, OPENING
-    if STEPS[name].reads:  # it asks for them by its own name
+    assert codes[0]["metadata"]["tags"] == ["parameters"]
+    assert text(codes[0]) == (OWN_DATA if name in BESIDE else PARAMETERS)
+    if STEPS.get(name, Step()).reads:  # it asks for them by its own name
         opening = opening.replace("artifacts, config", "artifacts, chain, config") + f'\nchain.require(run, "{name}")'
     assert [line for line in text(codes[1]).splitlines() if line] == opening.splitlines()
     assert not any("parameters" in cell["metadata"].get("tags", []) for cell in codes[1:])

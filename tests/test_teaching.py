@@ -11,8 +11,8 @@ from test_notebooks import prose_numbers
 import eestudy
 from eestudy import teaching
 from eestudy.artifacts import ROOT
+from eestudy.chain import BESIDE, STEPS
 from eestudy.chain import PROJECT as PROJECT_PATHS
-from eestudy.chain import STEPS
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
@@ -91,11 +91,11 @@ def test_the_tables_for_instructors_are_rendered_from_the_reference():
 
 
 def test_every_notebook_has_minutes_and_misconceptions():
-    assert set(STEPS) <= set(teaching.READING) and set(teaching.QUICKSTART) <= set(STEPS)
+    assert [*STEPS, *BESIDE] == list(teaching.READING) and set(teaching.QUICKSTART) <= set(STEPS)
     assert list(notebook_sections()) == list(teaching.READING)
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", [*STEPS, *BESIDE])
 def test_sections_that_the_page_names_are_there(name):
     plans = "\n".join(line for line in PAGE.splitlines() if f"`{name}`" in line and re.match(r"\| \d", line)
                       and line.count("`") == 2)  # fmt: skip

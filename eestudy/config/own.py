@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 from eestudy.config.datasets import DATASETS
 from eestudy.config.sections import StudyConfig
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def read_own(path: Path) -> dict[str, dict]:
@@ -17,7 +20,8 @@ def read_own(path: Path) -> dict[str, dict]:
     language model, the form of the files, a label rule.
 
     Args:
-        path: of the toml; its name without the ending names the study and the folder of its results.
+        path: of the toml; its name without the ending names the study and the folder of its results. A relative one
+            that leads nowhere from here starts at the project's root, since a notebook's kernel may stand anywhere.
 
     Returns:
         Fields by section; `data` holds the dataset's name.
@@ -29,6 +33,7 @@ def read_own(path: Path) -> dict[str, dict]:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", path.stem) or path.stem in DATASETS:
         raise ValueError(f"{path}: call the file by a name of its own, of small letters, digits, - and _ "
                          f"(not {', '.join(DATASETS)}); its results go to a folder of that name")
+    path = _from_root(path)
     sections = _sections(path)
     data = sections.get("data", {})
     if "dataset" in data:
@@ -40,6 +45,12 @@ def read_own(path: Path) -> dict[str, dict]:
         raise ValueError(f"{path}: [data.ratings] and [data.items] must name the files, or dataset in [data] one of "
                          f"{', '.join(DATASETS)}. examples/study.toml shows how.")
     return sections | {"data": data | {"name": path.stem, "folder": str(path.resolve().parent)}}
+
+
+def _from_root(path: Path) -> Path:
+    with suppress(OSError):  # a name that no file can have: reading says so
+        return path if path.is_file() or not (ROOT / path).is_file() else ROOT / path
+    return path
 
 
 def _sections(path: Path) -> dict[str, dict]:
