@@ -141,7 +141,7 @@ def _marks_named(axes: Axes, timed: pd.DataFrame, chosen: str) -> None:
     static, known = timed[timed["kind"] == "static"], timed.set_index("setting")
     middle, bottom = np.sqrt(static[COST].min() * static[COST].max()), timed[[QUALITY, f"{QUALITY}_lo"]].min(axis=None)
     for place, (name, colour) in enumerate((("● one fixed exit for everybody, after the layer named", "static"),
-                                            ("◇ the other exit rules", "dynamic"))):  # fmt: skip
+                                            ("◇ the other exit rules, time interpolated", "dynamic"))):  # fmt: skip
         axes.text(middle, 0.975 - 0.045 * place, name, ha="center", va="center", fontsize=9.5, color=COLOURS[colour],
                   transform=axes.get_xaxis_transform(), bbox=BOX)  # fmt: skip
     for setting, name, align, shift, colour in (
