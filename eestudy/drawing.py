@@ -119,6 +119,9 @@ def label_ends(axes: Axes) -> None:
                           textcoords="offset points", fontsize=9, color=line.get_color())  # fmt: skip
         else:
             level = line.get_transform() == axes.get_yaxis_transform()  # axhline: its x is a share of the axes
-            last = axes.get_xlim()[1] if level else x[known][-1]
-            points.append((last, y[known][-1], line.get_label(), line.get_color()))
+            low, high = axes.get_ylim()
+            seen = known & (low <= y) & (y <= high)  # a line that leaves the picture is named where it is last seen
+            last = np.flatnonzero(seen if seen.any() else known)[-1]
+            end = axes.get_xlim()[1] if level else x[last]
+            points.append((end, y[last], line.get_label(), line.get_color()))
     label_points(axes, points)
