@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eestudy import artifacts
+from eestudy import artifacts, drawing
 from eestudy.artifacts import metric
 
 LEVEL = 0.05  # family-wise, of the adjusted comparisons
@@ -148,15 +148,15 @@ def curves_figure(found: Ablations, lines: Mapping[tuple[str, str], str], title:
     Returns:
         One line each, told apart by marker and dash, its name at its right end.
     """
-    fig, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    drawing.use_style()
+    fig, axis = plt.subplots(figsize=(9, 4.5))
     curves = found.curves[(found.curves["metric"] == "auc") & (found.curves["seed"] == 0)]
-    marks = zip("osD^vPX*<>", ("-", "--", "-.", ":", "-", "--", "-.", ":", "-", "--"), strict=True)
-    for ((row, mode), name), (marker, dash) in zip(lines.items(), marks, strict=False):
+    for ((row, mode), name), marker in zip(lines.items(), "osD^vPX*<>", strict=False):
         part = curves[(curves["row"] == row) & (curves["mode"] == mode)].sort_values("exit_layer")
         if len(part):
-            line, = axis.plot(part["exit_layer"], part["value"], marker=marker, linestyle=dash, label=name)
+            line, = axis.plot(part["exit_layer"], part["value"], marker=marker, label=name)
             axis.fill_between(part["exit_layer"], part["lo"], part["hi"], color=line.get_color(), alpha=0.1)
-    axis.axhline(0.5, color="grey", linestyle=":")
-    axis.set(title=title, xlabel="exit layer", ylabel="AUC (95 % interval)")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.axhline(0.5, color=drawing.QUIET, linestyle=":", label="chance")
+    axis.set(title=title, xlabel="exit after layer (number)", ylabel="AUC (bands: 95 % over users)")
+    drawing.label_ends(axis)
     return fig

@@ -109,7 +109,7 @@ STEPS = {
                "exit_decisions.parquet", "selected_policy.json", "latency.csv"),
         writes=("tradeoff.csv", "depth_curves.csv", "classic_gains.csv", "choices.json", "metrics_08.json", *FIGURES),
         settings=("data", "backbone", "heads", "policy", "latency", "report"),
-        files=(*ABLATIONS, f"{REFERENCE}/{artifacts.PROBES}"),
+        files=("results/published.csv", *ABLATIONS, f"{REFERENCE}/{artifacts.PROBES}"),
         optional=(*artifacts.ABLATIONS, artifacts.PROBES),
     ),
     "09_report": Step(

@@ -8,8 +8,8 @@ import pytest
 from eestudy.artifacts import ROOT
 
 LAYERS = {
-    0: {"config", "artifacts", "metrics", "progress", "assets", "chain", "untrusted", "commands", "holder", "licences",
-        "probe_results", "wordings", "defences"},
+    0: {"config", "artifacts", "drawing", "metrics", "progress", "assets", "chain", "untrusted", "commands", "holder",
+        "licences", "probe_results", "wordings", "defences"},
     1: {"data", "baselines", "retriever", "prompts", "backbone", "exit_heads", "exit_policies", "latency", "load",
         "growth", "ablation_results", "report", "pipeline", "click_models"},
     2: {"scorer", "rivals", "contest", "execution", "replay", "teaching", "preflight"},

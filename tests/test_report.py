@@ -27,6 +27,7 @@ from eestudy.report import (
     readme,
     reference,
     retrieval,
+    signature,
     tables,
 )
 from eestudy.report.__main__ import main
@@ -288,7 +289,7 @@ def test_empty_latency_is_null_not_zero(built):
     table = report.tradeoff_table(judged, layers, artifacts.read_table(run, "policies.csv"), empty, choices)
     assert table[["latency_ms_p50", "throughput_rps"]].isna().all(axis=None)
     with pytest.raises(ValueError, match="latency_ms_p50"):
-        report.tradeoff_figure(table, "confidence", "latency_ms_p50")
+        report.signature_figure(table, choices, SPEED, report.published({}), "")
 
 
 def test_stacking_uses_both_models():
@@ -682,23 +683,49 @@ def test_titles_are_counted_over_notebooks():
 # --- figures ---
 
 
-def test_spread_keeps_order_and_distance():
-    rng = np.random.default_rng(0)
-    values = rng.random(7)
-    placed = figures._spread(values, 0.05)
-    assert (np.diff(np.sort(placed)) >= 0.05 - 1e-6).all()
-    assert (np.argsort(placed) == np.argsort(values)).all()
-
-
 def test_figures_have_titles_and_labels(built):
     curves, table = built[3], built[4]
     made = [report.depth_figure(curves, table, ["item_mean"]), report.loss_figure(curves, 0.69),
-            report.tradeoff_figure(table, "confidence"),
-            report.tradeoff_figure(table, "confidence", "latency_ms_p50")]  # fmt: skip
+            report.tradeoff_figure(table, "confidence"), signature_of(built)]  # fmt: skip
     for figure in made:
-        assert figure.get_suptitle()
+        assert figure.get_suptitle() or figure.axes[0].get_title(loc="left")
         assert all(axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes)
     figures.plt.close("all")
+
+
+SPEED = {"value": 4.0, "ci95": (3.0, 5.0)}
+
+
+def signature_of(built, title="What was found."):
+    clicks = pd.DataFrame({"model": ["logistic"], "training": ["same"], "single_us": [500.0]})
+    table = pd.concat([built[4], pd.DataFrame([{**built[4][built[4]["kind"] == "baseline"].iloc[-1],
+                                                "setting": "logistic_same_labels"}])])  # fmt: skip
+    timed = report.timed_classics(table, clicks, artifacts.read_table(built[0], "latency.csv"))
+    assert timed.set_index("setting").loc["logistic_same_labels", "latency_ms_p50"] == 4.0  # eight calls of 0.5 ms
+    assert timed["latency_ms_p50"].notna().sum() == table["latency_ms_p50"].notna().sum() + 1
+    return report.signature_figure(timed, built[5] | {"policy": "confidence"}, SPEED, report.published({}), title)
+
+
+def test_the_signature_figure_names_what_it_shows_and_the_class_of_the_claim(built):
+    figure = signature_of(built)
+    said = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert all(name in said for name in ("early exit (confidence)", "plain way", "logistic same labels",
+                                         "4.0 [3.0, 5.0]", "1.19 times (class D)"))  # fmt: skip
+    figures.plt.close("all")
+
+
+@pytest.mark.parametrize(("loss", "rival", "said"), [
+    ((0.01, 0.02), (-0.03, -0.01), ("gains accuracy", "less accurate than")),
+    ((-0.02, -0.01), (0.01, 0.03), ("at a price", "more accurate than")),
+    ((-0.01, 0.02), (-0.01, 0.03), ("no loss of accuracy shown", "not shown to differ")),
+    (None, None, ("no loss of accuracy shown", "not shown to differ"))])  # fmt: skip
+def test_the_takeaway_follows_from_its_intervals(loss, rival, said):
+    text = report.takeaway(SPEED, {"value": 0.0, "ci95": loss}, {"value": 0.0, "ci95": rival})
+    assert all(words in text for words in said)
+
+
+def test_without_the_papers_row_no_claim_is_drawn():
+    assert signature.claimed(report.published({}).query("metric != 'throughput_ratio'")) is None
 
 
 def test_readme_answer_says_no_more_than_the_intervals(built):

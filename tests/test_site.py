@@ -62,6 +62,12 @@ def test_every_notebook_of_the_reference_and_every_example_has_a_page(pages, ref
     assert known and all((pages / one["link"]).exists() for one in known)
 
 
+def test_what_is_absent_in_a_table_does_not_read_as_an_error(pages, references):
+    executed = [path.read_text() for path in (references / "ml-100k/laptop/notebooks").glob("*.ipynb")]
+    assert any("<td>NaN</td>" in text for text in executed)
+    assert not any("<td>NaN</td>" in path.read_text() for path in (pages / "notebooks").glob("*.html"))
+
+
 def test_a_folder_of_something_else_is_left_alone(references, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     run = artifacts.Run(tmp_path / "run", "ml-100k", "laptop", 0)

@@ -3,7 +3,7 @@
 from eestudy.report.classic import classic_metrics, frequency_gains, frequency_table, training_counts
 from eestudy.report.comparison import compare, published, seed_deviation
 from eestudy.report.datasets import beside_references, dataset_blocks
-from eestudy.report.figures import depth_figure, loss_figure, save, style, tradeoff_figure
+from eestudy.report.figures import depth_figure, loss_figure, save, tradeoff_figure
 from eestudy.report.headline import HEADLINE, build_metrics, tradeoff_metrics
 from eestudy.report.judged import (
     CLASSIC,
@@ -28,6 +28,7 @@ from eestudy.report.narrative import (
 from eestudy.report.page import to_html, to_markdown, with_interval
 from eestudy.report.readme import readme_table, render_readme
 from eestudy.report.reference import compare_with_reference
+from eestudy.report.signature import signature_figure, takeaway, timed_classics
 from eestudy.report.tables import (
     depth_curves,
     first_layer_of_gain,
@@ -41,12 +42,11 @@ from eestudy.report.tables import (
 
 __all__ = [
     "CLASSIC", "CLICK_RATE", "HEADLINE", "Judged", "ReportError", "STACKED_CLASSIC", "beside_references",
-    "build_metrics", "choices", "classic_metrics", "compare",
-    "compare_with_reference", "dataset_blocks", "depth_curves", "depth_figure", "difference", "estimate", "exit_layers",
-    "findings", "findings_markdown", "first_layer_of_gain", "frequency_gains", "frequency_table", "headline_table",
-    "judge", "latency_summary",
+    "build_metrics", "choices", "classic_metrics", "compare", "compare_with_reference", "dataset_blocks",
+    "depth_curves", "depth_figure", "difference", "estimate", "exit_layers", "findings", "findings_markdown",
+    "first_layer_of_gain", "frequency_gains", "frequency_table", "headline_table", "judge", "latency_summary",
     "layer_of_gain", "layer_of_gain_difference", "loss_figure", "mark_dominated", "mark_latency", "published",
-    "readme_table", "render_readme", "report_blocks", "save", "seed_deviation", "style", "summary", "to_html",
-    "to_markdown", "tradeoff_figure", "tradeoff_metrics", "tradeoff_table", "training_counts", "verdict",
-    "with_interval",
+    "readme_table", "render_readme", "report_blocks", "save", "seed_deviation", "signature_figure", "summary",
+    "takeaway", "timed_classics", "to_html", "to_markdown", "tradeoff_figure", "tradeoff_metrics", "tradeoff_table",
+    "training_counts", "verdict", "with_interval",
 ]  # fmt: skip

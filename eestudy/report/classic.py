@@ -10,6 +10,7 @@ from eestudy.artifacts import metric as entry
 from eestudy.report.headline import UNITS
 from eestudy.report.judged import CLASSIC, SAMPLED, STACKED_CLASSIC, Judged, difference, estimate
 
+NO_AUC = "not defined"  # no rows, or one class only
 COUNTS = "training_counts.parquet"  # of a run made from a reference, which has no interactions to count
 # rows in the graph and label part: lowest and highest count of a bin
 FREQUENCIES = {"0": (0, 0), "1_to_5": (1, 5), "6_to_20": (6, 20), "over_20": (21, np.inf)}
@@ -101,13 +102,14 @@ def frequency_table(gains: pd.DataFrame) -> pd.DataFrame:
     """`frequency_gains` for reading: one line a bin, numbers with intervals."""
     def said(row):
         if not np.isfinite(row.gain):
-            return "not defined"
+            return NO_AUC
         ends = f" [{row.gain_lo:+.3f}, {row.gain_hi:+.3f}]" if np.isfinite(row.gain_lo) else ""
         return f"{row.gain:+.3f}{ends}"
 
     rows = list(gains.itertuples(index=False))
     return pd.DataFrame({
         "training rows of": gains["side"], "number": gains["ratings"].str.replace("_", " "), "test rows": gains["n"],
-        "users": gains["n_users"], "AUC, classic": [f"{row.auc_second:.3f}" for row in rows],
+        "users": gains["n_users"],
+        "AUC, classic": [f"{row.auc_second:.3f}" if np.isfinite(row.auc_second) else NO_AUC for row in rows],
         "stacked less classic": [said(row) for row in rows],
     })  # fmt: skip

@@ -18,7 +18,7 @@ from eestudy.report.titles import title_blocks
 FIGURES = {  # file name: caption
     "08_tradeoff_token_layers": "Accuracy against token-layers, with the models that need no LLM on the frontier.",
     "08_depth_curves": "Accuracy by exit depth on the same test rows, with and without evidence.",
-    "08_tradeoff_latency": "Accuracy against measured (and, between measured settings, interpolated) latency.",
+    "08_tradeoff_latency": "Accuracy against the time of a request (hollow: between measured settings, interpolated).",
     "08_exit_losses": "Log loss and calibration error of every exit.",
 }
 

@@ -60,7 +60,7 @@ def _prepare(output: dict, heading: str) -> None:
     if "text/markdown" in data:
         data["text/html"] = markdown2html(data["text/markdown"])
     if "text/html" in data:
-        data["text/html"] = safe(data["text/html"])
+        data["text/html"] = safe(data["text/html"]).replace("<td>NaN</td>", "<td>–</td>")  # absent, not an error
     output["data"] = nbformat.from_dict({kind: data[kind] for kind in KEPT if kind in data})
     if "image/png" in data:
         output["metadata"] = nbformat.from_dict({"image/png": {"alt": f"Figure under the heading: {heading}"}})
