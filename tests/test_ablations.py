@@ -315,7 +315,7 @@ def test_titles_that_instruct_are_learnt_from_and_never_judged_on(source, tables
     learned = plain["split"] == "label"
     assert hostile[~learned].equals(plain[~learned]) and learned.any()
     limit = toys.study().prompt.max_title_tokens - 1
-    taught = tuple(f" {wordings.WORDINGS[i][0][:limit]}" for i in wordings.TAUGHT)
+    taught = tuple(f" {wordings.WORDINGS[i][0][:limit].strip()}" for i in wordings.TAUGHT)
     begins = hostile.loc[learned, "suffix_none"].str.startswith(taught)
     assert 0.2 < begins.mean() < 0.8, "about half of the items"
     assert (hostile["suffix_none"] == plain["suffix_none"])[learned].equals(~begins)
