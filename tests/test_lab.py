@@ -123,7 +123,8 @@ def test_a_notebook_whose_turn_has_not_come_says_which_comes_first(tab, served):
     opened(tab, FIRST[-1])
     tab.get_by_text("Run", exact=True).first.click()
     tab.get_by_text("Run All Cells", exact=True).click()
-    lines = tab.locator("[data-mime-type*=error], [data-mime-type*=stderr]").inner_text().strip().splitlines()
+    # the first: on a slow machine JupyterLab may send later cells after the kernel has thrown away those that waited
+    lines = tab.locator("[data-mime-type*=error], [data-mime-type*=stderr]").first.inner_text().strip().splitlines()
     closed(tab)
     assert lines[0].startswith("03_graph_retriever goes on from what earlier notebooks write. For ml-100k/smoke/seed-0")
     assert [line.split()[0] for line in lines if line.startswith("  ")] == ["01_data.ipynb", "02_baselines.ipynb"]
