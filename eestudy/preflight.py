@@ -7,6 +7,7 @@ folder, lets the package read it as it would read any study, and returns what th
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from eestudy.retriever.evidence import forward_parts
 
 MOST_ROWS = 20_000  # of the reader's ratings that a draft holds: enough to break
 N_CLICKS = 8  # that `few_clicks` leaves
+MORE_THAN_HALF = 1.2  # rows that `half_by_one` adds for each that is there; without stars, opposites come on top
 N_FACTORS = 16
 REFERENCE = artifacts.reference_dir() / "ml-100k" / "laptop"
 
@@ -85,16 +87,28 @@ def read_draft(dataset: str, cfg: StudyConfig) -> Draft:
 
 
 def toml_text(sections: dict[str, dict]) -> str:
-    """Sections as the text of a toml: a string, number, list or inline table a line."""
+    """Sections as the text of a toml, tables of a section as sections of their own after it."""
     lines = []
     for name, section in sections.items():
-        lines += [f"[{name}]", *(f"{field} = {_toml_value(value)}" for field, value in section.items()), ""]
+        tables = {field: value for field, value in section.items() if isinstance(value, dict)}
+        plain = [_toml_line(field, value) for field, value in section.items() if field not in tables]
+        lines += [f"[{name}]", *plain, ""]
+        for field, table in tables.items():
+            lines += [f"[{name}.{_toml_key(field)}]", *(_toml_line(*pair) for pair in table.items()), ""]
     return "\n".join(lines)
+
+
+def _toml_line(field: str, value) -> str:
+    return f"{_toml_key(field)} = {_toml_value(value)}"
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 def _toml_value(value) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml_value(some)}" for key, some in value.items()) + " }"
+        return "{ " + ", ".join(_toml_line(*pair) for pair in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml_value, value)) + "]"
     return json.dumps(value, ensure_ascii=False)
@@ -189,11 +203,11 @@ def one_moment(draft: Draft) -> Draft:
 
 
 def half_by_one(draft: Draft) -> Draft:
-    """One user has as many rows as all others, on items of their own, and no setting holds them back."""
+    """One user has more rows than all others, on items of their own, and no setting holds them back."""
     ratings, items = draft.tables["ratings"], draft.tables["items"]
     who, item = _column(draft, "user_id"), _column(draft, "item_id")
-    names = [f"extra-{place}" for place in range(len(ratings))]
-    more = ratings.assign(**{who: ratings[who].iloc[0], item: names})
+    names = [f"extra-{place}" for place in range(int(MORE_THAN_HALF * len(ratings)))]
+    more = ratings.iloc[np.arange(len(names)) % len(ratings)].assign(**{who: ratings[who].iloc[0], item: names})
     known = items.sample(len(names), replace=True, random_state=0)
     known = known.assign(**{_column(draft, "item_id", "items"): names})
     draft = with_table(draft, "ratings", pd.concat([ratings, more], ignore_index=True))
