@@ -150,20 +150,23 @@ $(RUN)/summary.txt: $(RUN)/notebooks/09_report.ipynb
 	@$(PY) -m eestudy.site $(ARGS) > /dev/null
 	@mv $@.tmp $@
 
+# The notebooks that tell a measurement; nothing (TELL=@:) where more is to be measured before they do.
+TELL = @$(MAKE) --no-print-directory reproduce
+
 # Up to notebook 06, the measurement, and the notebooks that tell it. What was measured by the same code is kept.
 bench: env assets refresh $(RUN)/notebooks/06_exit_policies.ipynb ## race the scorer against its rivals (half an hour)
 	@$(PY) -m eestudy.bench $(ARGS)
-	@$(MAKE) --no-print-directory reproduce
+	$(TELL)
 
 # Up to notebook 05, the measurement, and notebook 03, which tells it: its evidence stays as it was, and so do 04 to 08.
 retrievers: env assets refresh $(RUN)/notebooks/05_exit_heads.ipynb ## every way to find evidence beside the graph's
 	@$(PY) -m eestudy.retrievers $(ARGS)
-	@$(MAKE) --no-print-directory reproduce
+	$(TELL)
 
-# Up to notebook 05, the measurement, and notebook 08, which tells it.
+# Up to notebook 05, the measurement, and what tells it: notebooks 04 and 08, and the report.
 probes: env assets refresh $(RUN)/notebooks/05_exit_heads.ipynb ## what each part of the prompt is worth; titles that instruct
 	@$(PY) -m eestudy.probes $(ARGS)
-	@$(MAKE) --no-print-directory reproduce
+	$(TELL)
 
 # Up to notebook 03 for every seed, then the table, row by row. What is finished, here or committed, is not run again.
 # ROWS: arguments, such as ROWS='--only static_6 --only frozen', ROWS='--budget-minutes 480', ROWS=--list.
@@ -196,7 +199,8 @@ test: env assets lint ## lint, the whole smoke chain with its measurements, its 
 	@$(MAKE) --no-print-directory unit
 
 smoke-ml-100k:
-	@$(SMOKE) bench retrievers probes check DATASET=ml-100k
+	@$(SMOKE) retrievers probes bench DATASET=ml-100k TELL=@:
+	@$(SMOKE) reproduce check DATASET=ml-100k
 
 smoke-study smoke-no_stars:
 	@$(SMOKE) own reproduce DATASET=examples/$(@:smoke-%=%).toml
