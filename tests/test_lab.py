@@ -89,25 +89,24 @@ def ready(tab, name: str):
     }""", arg=f"notebooks/{name}.ipynb")
 
 
-def opened(tab, name: str):
-    """Open a notebook beside those that are open, its kernel ready."""
-    tab.evaluate("path => jupyterapp.commands.execute('docmanager:open', {path})", f"notebooks/{name}.ipynb")
+def opened(tab, served, name: str):
+    """Open a notebook alone, by its address, its kernel ready."""
+    tab.goto(f"{served[0]}/lab/tree/notebooks/{name}.ipynb?reset")
     ready(tab, name)
 
 
-def closed(tab):
-    """Save what is in front; end the kernels and close the notebooks."""
+def finished(tab):
+    """Save the notebook and end its kernel, and what others left."""
     tab.evaluate("""async () => {
       await jupyterapp.commands.execute("docmanager:save");
       await jupyterapp.serviceManager.sessions.shutdownAll();
-      await jupyterapp.commands.execute("application:close-all");
     }""")
 
 
 def run_all(tab, folder, name: str) -> list[dict]:
-    """Run All Cells, to the end or to an error; save and close; the code cells as saved."""
+    """Run All Cells, to the end or to an error; save; the code cells as saved."""
     tab.evaluate("async () => { await jupyterapp.commands.execute('notebook:run-all-cells') }")
-    closed(tab)
+    finished(tab)
     saved = json.loads((folder / f"notebooks/{name}.ipynb").read_text())
     return [cell for cell in saved["cells"] if cell["cell_type"] == "code"]
 
@@ -120,12 +119,12 @@ def test_it_opens_on_the_first_notebook_and_asks_nothing(tab):
 
 
 def test_a_notebook_whose_turn_has_not_come_says_which_comes_first(tab, served):
-    opened(tab, FIRST[-1])
+    opened(tab, served, FIRST[-1])
     tab.get_by_text("Run", exact=True).first.click()
     tab.get_by_text("Run All Cells", exact=True).click()
     # the first: on a slow machine JupyterLab may send later cells after the kernel has thrown away those that waited
     lines = tab.locator("[data-mime-type*=error], [data-mime-type*=stderr]").first.inner_text().strip().splitlines()
-    closed(tab)
+    finished(tab)
     assert lines[0].startswith("03_graph_retriever goes on from what earlier notebooks write. For ml-100k/smoke/seed-0")
     assert [line.split()[0] for line in lines if line.startswith("  ")] == ["01_data.ipynb", "02_baselines.ipynb"]
     assert len(lines) <= 5 and "PROFILE=smoke" in lines[-1]
@@ -141,7 +140,7 @@ def is_current(run: artifacts.Run, name: str) -> bool:
 @pytest.mark.parametrize("name", FIRST)
 def test_run_in_the_browser_as_by_make(tab, served, name):
     *_, folder, run = served
-    opened(tab, name)
+    opened(tab, served, name)
     cells = run_all(tab, folder, name)
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert [output["evalue"] for output in outputs if output["output_type"] == "error"] == []
