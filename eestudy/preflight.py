@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -242,8 +243,7 @@ def parts_table(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def figure(frames: dict[str, pd.DataFrame], settings: DataConfig) -> Figure:
     """Three looks: how the rows are spread over users, the two classes of every part, and when the rows were made."""
-    drawn = Figure(figsize=(11, 3.3))
-    left, middle, right = drawn.subplots(1, 3)
+    drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8))
     observed = frames["interactions"][frames["interactions"]["observed"]]
     _draw_users(left, observed)
     _draw_classes(middle, parts_table(frames))
