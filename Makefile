@@ -202,8 +202,11 @@ smoke-ml-100k:
 	@$(SMOKE) retrievers probes bench DATASET=ml-100k TELL=@:
 	@$(SMOKE) reproduce check DATASET=ml-100k
 
-smoke-study smoke-no_stars:
-	@$(SMOKE) own reproduce DATASET=examples/$(@:smoke-%=%).toml
+smoke-study:
+	@$(SMOKE) own reproduce DATASET=examples/study.toml
+
+smoke-no_stars:
+	@$(SMOKE) reproduce DATASET=examples/no_stars.toml
 
 smoke-quickstart:
 	@$(MAKE) --no-print-directory quickstart RUN_DIR=.smoke/$@
