@@ -20,6 +20,7 @@ from eestudy.chain import PROJECT, STEPS
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 THERE = BROWSER and importlib.util.find_spec("jupyterlab") and importlib.util.find_spec("playwright")
+pytestmark = pytest.mark.xdist_group("lab")  # one notebook goes on from the other: all in one process
 FIRST = list(STEPS)[:4]  # 00 to 03
 BARS = ("02_baselines", "03_graph_retriever")  # there is something to wait for
 # Written without floating-point sums, whose order depends on the number of threads: the same bytes by whomever
