@@ -20,7 +20,7 @@ from eestudy.chain import PROJECT, STEPS
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 THERE = BROWSER and importlib.util.find_spec("jupyterlab") and importlib.util.find_spec("playwright")
-pytestmark = pytest.mark.xdist_group("lab")  # one notebook goes on from the other: all in one process
+together = pytest.mark.xdist_group("lab")  # one notebook goes on from the other: all in one process
 FIRST = list(STEPS)[:4]  # 00 to 03
 BARS = ("02_baselines", "03_graph_retriever")  # there is something to wait for
 # Written without floating-point sums, whose order depends on the number of threads: the same bytes by whomever
@@ -112,6 +112,7 @@ def run_all(tab, folder, name: str) -> list[dict]:
     return [cell for cell in saved["cells"] if cell["cell_type"] == "code"]
 
 
+@together
 def test_it_opens_on_the_first_notebook_and_asks_nothing(tab):
     ready(tab, FIRST[0])
     assert tab.locator(".jp-Notebook h1").first.inner_text().startswith("00 ·")
@@ -119,6 +120,7 @@ def test_it_opens_on_the_first_notebook_and_asks_nothing(tab):
     assert asking.all_inner_texts() == []
 
 
+@together
 def test_a_notebook_whose_turn_has_not_come_says_which_comes_first(tab, served):
     opened(tab, served, FIRST[-1])
     tab.get_by_text("Run", exact=True).first.click()
@@ -138,6 +140,7 @@ def is_current(run: artifacts.Run, name: str) -> bool:
     return copy.exists() and json.loads(copy.read_text())["metadata"]["eestudy"] == parts
 
 
+@together
 @pytest.mark.parametrize("name", FIRST)
 def test_run_in_the_browser_as_by_make(tab, served, name):
     *_, folder, run = served
@@ -187,7 +190,7 @@ def students(tmp_path_factory):
     return folder / "exercises"
 
 
-@pytest.mark.parametrize("name", ["00_start_here", "06_exit_policies", "08_tradeoff"])
+@pytest.mark.parametrize("name", ["00_start_here", "06_exit_policies"])
 def test_a_student_comes_to_the_first_blank_and_is_told_to_fill_it(students, name, monkeypatch):
     import nbformat
     from nbclient import NotebookClient
