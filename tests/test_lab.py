@@ -20,7 +20,6 @@ from eestudy.chain import PROJECT, STEPS
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 THERE = BROWSER and importlib.util.find_spec("jupyterlab") and importlib.util.find_spec("playwright")
-together = pytest.mark.xdist_group("lab")  # one notebook goes on from the other: all in one process
 FIRST = list(STEPS)[:4]  # 00 to 03
 BARS = ("02_baselines", "03_graph_retriever")  # there is something to wait for
 # Written without floating-point sums, whose order depends on the number of threads: the same bytes by whomever
@@ -112,16 +111,16 @@ def run_all(tab, folder, name: str) -> list[dict]:
     return [cell for cell in saved["cells"] if cell["cell_type"] == "code"]
 
 
-@together
-def test_it_opens_on_the_first_notebook_and_asks_nothing(tab):
+def opens_on_the_first_notebook_and_asks_nothing(tab):
+    """What the address that JupyterLab opens leads to."""
     ready(tab, FIRST[0])
     assert tab.locator(".jp-Notebook h1").first.inner_text().startswith("00 ·")
     asking = tab.locator(".jp-Dialog, .Toastify__toast")
     assert asking.all_inner_texts() == []
 
 
-@together
-def test_a_notebook_whose_turn_has_not_come_says_which_comes_first(tab, served):
+def says_which_come_first(tab, served):
+    """A notebook whose turn has not come, in an empty run."""
     opened(tab, served, FIRST[-1])
     tab.get_by_text("Run", exact=True).first.click()
     tab.get_by_text("Run All Cells", exact=True).click()
@@ -140,15 +139,14 @@ def is_current(run: artifacts.Run, name: str) -> bool:
     return copy.exists() and json.loads(copy.read_text())["metadata"]["eestudy"] == parts
 
 
-@together
-@pytest.mark.parametrize("name", FIRST)
-def test_run_in_the_browser_as_by_make(tab, served, name):
+def runs_as_by_make(tab, served, name: str):
+    """Run a notebook in the browser; it does what papermill does, and shows bars."""
     *_, folder, run = served
     opened(tab, served, name)
     cells = run_all(tab, folder, name)
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert [output["evalue"] for output in outputs if output["output_type"] == "error"] == []
-    assert all(cell["execution_count"] for cell in cells if cell["source"]), "every cell was run"
+    assert all(cell["execution_count"] for cell in cells if cell["source"]), f"{name}: every cell was run"
     assert pipeline.missing_outputs(run, STEPS[name]) == []
     assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
     printed = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stdout")
@@ -159,6 +157,14 @@ def test_run_in_the_browser_as_by_make(tab, served, name):
         exact = [file for file in STEPS[name].writes if file in EXACT]
         assert [artifacts.artifact_hash(run, file) for file in exact] == [
             artifacts.artifact_hash(made, file) for file in exact]
+
+
+def test_from_an_empty_run_to_notebook_03_in_a_browser(tab, served):
+    """One test, since each step goes on from the one before: processes that share the tests would part them."""
+    opens_on_the_first_notebook_and_asks_nothing(tab)
+    says_which_come_first(tab, served)
+    for name in FIRST:
+        runs_as_by_make(tab, served, name)
 
 
 def test_the_kernels_inherit_what_make_gives_but_for_the_bars(monkeypatch, tmp_path):
