@@ -48,19 +48,6 @@ def kept_folder(run: artifacts.Run) -> Path:
     return artifacts.reference_dir() / "ablations" / artifacts.study_name(run.dataset) / run.profile
 
 
-def measured_or_committed(run: artifacts.Run, name: str) -> pd.DataFrame:
-    """A table of the run, else of its committed reference, else an empty frame.
-
-    Args:
-        run: the study's.
-        name: with its ending, .csv.
-    """
-    if artifacts.artifact_hash(run, name):
-        return artifacts.read_table(run, name)
-    path = artifacts.reference_dir() / artifacts.study_name(run.dataset) / run.profile / name
-    return pd.read_csv(path) if path.exists() else pd.DataFrame()
-
-
 def answer(line: Mapping) -> str:
     """What can be said of a comparison: 'higher', 'lower', 'no difference shown' or 'not run'."""
     if not np.isfinite(line["value"]):

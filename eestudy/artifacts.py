@@ -299,6 +299,21 @@ def read_table(run: Run, name: str) -> pd.DataFrame:
     return _turn_cells(pd.read_csv(content), from_cell) if name.endswith(".csv") else pd.read_parquet(content)
 
 
+def measured_or_committed(run: Run, name: str) -> pd.DataFrame:
+    """A table of the run, else of its committed reference, else an empty frame.
+
+    Args:
+        run: the study's.
+        name: with its ending, .csv.
+    """
+    import pandas as pd
+
+    if artifact_hash(run, name):
+        return read_table(run, name)
+    path = reference_dir() / study_name(run.dataset) / run.profile / name
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
 def _turn_cells(frame: pd.DataFrame, turn) -> pd.DataFrame:
     """The frame with `turn` applied to its cells of text; a column in which nothing changes stays what it is."""
     changed = {}

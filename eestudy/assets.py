@@ -28,9 +28,7 @@ BLOCK_BYTES = 1 << 20
 class AssetError(RuntimeError):
     """A wheel is missing, damaged or without the file that was asked for; the message says what to run."""
 
-    def _render_traceback_(self) -> list[str]:
-        """What a notebook shows, as of an `ArtifactError`."""
-        return [str(self)]
+    _render_traceback_ = artifacts.ArtifactError._render_traceback_  # a notebook shows the message alone
 
 
 @dataclass(frozen=True)

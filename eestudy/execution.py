@@ -196,6 +196,14 @@ def _record_duration(run: artifacts.Run, name: str, seconds: float) -> None:
     artifacts.write_json(run, "durations.json", {**durations, name: round(seconds, 1)})
 
 
+def _begin(name: str, run: artifacts.Run) -> tuple[Path, Path]:
+    """Where a notebook's unfinished copy lies, and where the finished one goes, of which none is left."""
+    unfinished, copy = run.path("failed") / f"{name}.ipynb", pipeline.copy_path(run, name)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    copy.unlink(missing_ok=True)  # its outputs are about to be overwritten: it stands for nothing any more
+    return unfinished, copy
+
+
 def execute(name: str, run: artifacts.Run, project: Project = PROJECT) -> Path:
     """Execute a notebook; on success move its copy into place and refresh the fingerprints after it.
 
@@ -215,10 +223,8 @@ def execute(name: str, run: artifacts.Run, project: Project = PROJECT) -> Path:
 
     set_environment()
     parts = pipeline.fingerprint_parts(name, run, project)
-    unfinished, record = run.path("failed") / f"{name}.ipynb", run.path("failed") / f"{name}.seconds.json"
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    copy = pipeline.copy_path(run, name)
-    copy.unlink(missing_ok=True)  # its outputs are about to be overwritten: it stands for nothing any more
+    unfinished, copy = _begin(name, run)
+    record = unfinished.with_suffix(".seconds.json")
     with active_seconds(record, artifacts.fingerprint(parts)) as seconds:
         notebook = run_notebook(name, run, project, unfinished)
         if missing := pipeline.missing_outputs(run, project.steps[name]):
@@ -253,9 +259,7 @@ def execute_beside(name: str, run: artifacts.Run, made_from: str, project: Proje
     import nbformat
 
     set_environment()
-    unfinished, copy = run.path("failed") / f"{name}.ipynb", pipeline.copy_path(run, name)
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    copy.unlink(missing_ok=True)
+    unfinished, copy = _begin(name, run)
     notebook = run_notebook(name, run, project, unfinished)
     text = nbformat.writes(tidy(notebook, run, {"made_from": made_from}))
     artifacts.write_bytes(run, pipeline.copy_name(name), text.encode())

@@ -254,21 +254,21 @@ def figure(frames: dict[str, pd.DataFrame], settings: DataConfig) -> Figure:
 def _draw_users(axis, observed: pd.DataFrame) -> None:
     held = observed["user_id"].value_counts(normalize=True).cumsum().to_numpy()
     people = np.arange(1, len(held) + 1) / len(held)
-    axis.plot([0, *people], [0, *held], color="#0072B2", marker="o" if len(held) < 20 else "")
+    axis.plot([0, *people], [0, *held], color="C0", marker="o" if len(held) < 20 else "")
     axis.plot([0, 1], [0, 1], color="0.5", linestyle=":")
     axis.text(0.55, 0.46, "all alike", color="0.3")
-    axis.axhline(HALF, color="#D55E00", linestyle="--")
-    axis.text(0.98, HALF - 0.02, "one user here: stops", color="#D55E00", ha="right", va="top", fontsize=9)
+    axis.axhline(HALF, color="C4", linestyle="--")
+    axis.text(0.98, HALF - 0.02, "one user here: stops", color="C4", ha="right", va="top", fontsize=9)
     axis.set(title="Who wrote the rows?", xlabel="users, most active first (share)",
              ylabel="rows that they hold (share)", xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
 
 
 def _draw_classes(axis, parts: pd.DataFrame) -> None:
     at = np.arange(len(parts))
-    for shift, name, colour, hatch in ((-0.2, "clicks", "#0072B2", ""), (0.2, "others", "0.75", "//")):
+    for shift, name, colour, hatch in ((-0.2, "clicks", "C0", ""), (0.2, "others", "0.75", "//")):
         bars = axis.bar(at + shift, parts[name], 0.38, color=colour, hatch=hatch, edgecolor="white", label=name)
         axis.bar_label(bars, fontsize=8)
-    axis.axhline(FEW, color="#D55E00", linestyle="--", label=f"below {FEW}: take care")
+    axis.axhline(FEW, color="C4", linestyle="--", label=f"below {FEW}: take care")
     axis.set_xticks(at, [name.replace(": ", ":\n") for name in parts.index], fontsize=9)
     axis.set(title="Enough of both classes?", ylabel="judged rows")
     axis.legend()
@@ -279,10 +279,10 @@ def _draw_times(axis, timestamps: pd.Series, clock: str) -> None:
         axis.axis("off")
         axis.text(0.5, 0.5, "No clock: the parts\nare drawn within the user.", ha="center", va="center")
     elif clock == "order":
-        axis.hist(timestamps, bins=30, color="#0072B2", edgecolor="white")
+        axis.hist(timestamps, bins=30, color="C0", edgecolor="white")
         axis.set(title="In which order?", xlabel="position as the file says it", ylabel="rows")
     else:
-        axis.hist(pd.to_datetime(timestamps, unit="s"), bins=30, color="#0072B2", edgecolor="white")
+        axis.hist(pd.to_datetime(timestamps, unit="s"), bins=30, color="C0", edgecolor="white")
         axis.tick_params(axis="x", rotation=30)
         axis.set(title="When?", xlabel="date", ylabel="rows")
 

@@ -11,13 +11,12 @@ from eestudy.wordings import WORDINGS
 ALL, HELD_OUT_HALF = -1, -2  # settings: every wording together; those that no training has shown
 PLACES = {"target": "of the candidate itself", "history title": "of the latest item in the history",
           "evidence title": "in the evidence (a form that is not the usual one)"}  # fmt: skip
-FORMS = {"usual": "nothing", "quotes": "titles in quotes", "instruction": "an instruction before all else",
-         "stripping": "the prompt's own words taken out of titles",
-         "same budget": "nothing, the small model",
-         "hostile titles in training": "the small model, trained on such titles"}  # fmt: skip
-UNDEFENDED = ("usual", "evidence with titles")
-AT_READING = ("quotes", "instruction", "stripping")
-HARDENED = "hostile titles in training"
+USUAL, QUOTES, INSTRUCTION, STRIPPING, SPELLED = "usual", "quotes", "instruction", "stripping", "evidence with titles"
+SAME_BUDGET, HARDENED = "same budget", "hostile titles in training"  # models that were trained apart
+FORMS = {USUAL: "nothing", QUOTES: "titles in quotes", INSTRUCTION: "an instruction before all else",
+         STRIPPING: "the prompt's own words taken out of titles", SAME_BUDGET: "nothing, the small model",
+         HARDENED: "the small model, trained on such titles"}  # fmt: skip
+UNDEFENDED, AT_READING = (USUAL, SPELLED), (QUOTES, INSTRUCTION, STRIPPING)
 MISSING = "not measured for this dataset and profile (`make probes`)."
 
 
@@ -27,10 +26,8 @@ def told(run: artifacts.Run) -> pd.DataFrame | None:
     Raises:
         artifacts.ArtifactError: the run's table is damaged.
     """
-    path = artifacts.reference_dir() / artifacts.study_name(run.dataset) / run.profile / artifacts.PROBES
-    own = artifacts.artifact_hash(run, artifacts.PROBES)
-    table = artifacts.read_table(run, artifacts.PROBES) if own else pd.read_csv(path) if path.exists() else None
-    return table if table is not None and {"form", "silent"} <= set(table) else None
+    table = artifacts.measured_or_committed(run, artifacts.PROBES)
+    return table if {"form", "silent"} <= set(table) else None
 
 
 def said(table: pd.DataFrame, column: str, sign: str = "", digits: int = 3) -> list[str]:
@@ -70,13 +67,13 @@ def defences(table: pd.DataFrame, place: str = "target") -> pd.DataFrame:
                           "less without it": said(hostile, "shift_minus", "+")[0],
                           "shift by harmless twins": said(harmless, "shift", "+")[0],
                           "answers that turn": hostile["flipped"].iloc[0],
-                          "cost in AUC": "" if form in ("usual", "same budget") else said(plain, "auc_minus", "+")[0]}
+                          "cost in AUC": "" if form in (USUAL, SAME_BUDGET) else said(plain, "auc_minus", "+")[0]}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("defence")
 
 
 def groups(table: pd.DataFrame) -> pd.DataFrame:
     """Aggregates in place of the similar users' ratings: AUC, its paired difference, and how many rows show nothing."""
-    part = table[(table["probe"] == "groups") | (table["probe"] == "as trained") & (table["form"] == "usual")]
+    part = table[(table["probe"] == "groups") | (table["probe"] == "as trained") & (table["form"] == USUAL)]
     part = part.sort_values("setting")
     return pd.DataFrame({"shown of others": [_group(k) for k in part["setting"]], "AUC": said(part, "auc"),
                          "less the usual prompt's": said(part, "auc_minus", "+"), "scores that move": part["moved"],

@@ -49,6 +49,8 @@ def served(tmp_path_factory):
     shutil.copytree(PROJECT.notebooks, folder / "notebooks")
     own = {name: str(folder / "jupyter") for name in ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR",
                                                       "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
+    # Absolute: `make test` names these folders from the root, and JupyterLab runs elsewhere
+    own |= {"ASSET_DIR": str(artifacts.asset_dir()), "DATA_DIR": str(artifacts.data_dir())}
     environment = {**os.environ, **own, "RUN_DIR": str(folder / "run"), "PYTHONPATH": str(artifacts.ROOT)}
     command = [sys.executable, "-m", "eestudy.lab", "--profile", "smoke", "--no-browser", "--allow-root",
                f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", "--expose-app-in-browser"]
@@ -152,7 +154,7 @@ def runs_as_by_make(tab, served, name: str):
     printed = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stdout")
     assert ("100%|" in printed) == (name in BARS)
     assert "[progress]" not in printed
-    made = artifacts.Run(artifacts.ROOT / ".smoke/ml-100k/smoke/seed-0", "ml-100k", "smoke", 0)
+    made = artifacts.Run(artifacts.ROOT / ".smoke/smoke-ml-100k/ml-100k/smoke/seed-0", "ml-100k", "smoke", 0)
     if is_current(made, name):  # `make test` has just made it
         exact = [file for file in STEPS[name].writes if file in EXACT]
         assert [artifacts.artifact_hash(run, file) for file in exact] == [

@@ -10,7 +10,8 @@ from eestudy.ablations import rows
 
 TOKENIZER = toys.byte_tokenizer()
 FIRST = len(TOKENIZER)
-VECTORS = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)  # 12 users, 20 items
+VECTORS = {name: np.random.default_rng(n).normal(size=(n, 4)).astype(np.float32)
+           for name, n in (("users", 12), ("items", 20))}
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def test_a_soft_token_follows_its_vector_and_is_as_large_as_a_word(models):
     with torch.no_grad():
         words, made = embedded(soft, range(3, FIRST)), embedded(soft, range(FIRST, FIRST + 32))
         assert 0.8 < float(made.std() / words.std()) < 1.25
-        other = VECTORS.copy()
-        other[3] += 1
+        other = VECTORS | {"users": VECTORS["users"].copy()}
+        other["users"][3] += 1
         moved = embedded(training.build_model(toys.study(), TOKENIZER, other), range(FIRST, FIRST + 32))
     # all vectors are brought to one size together, so a change of one shows in the others, but far less
     change = (moved - made).norm(dim=1)

@@ -98,7 +98,7 @@ def summarise(cfg: config.StudyConfig, run: artifacts.Run, keep: bool) -> dict[s
     Returns:
         The tables of `analysis.summary`, by name.
     """
-    times = [ablation_results.measured_or_committed(run, name) for name in ("latency.csv", "policies.csv")]
+    times = [artifacts.measured_or_committed(run, name) for name in ("latency.csv", "policies.csv")]
     told = analysis.summary(cfg, rows.find_all(cfg, run.dataset, run.profile), *times)
     for name, frame in zip(artifacts.ABLATIONS, told.values(), strict=True):
         artifacts.write_table(run, name, frame)

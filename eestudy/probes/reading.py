@@ -9,12 +9,10 @@ import pandas as pd
 
 from eestudy import artifacts, exit_heads, metrics, scorer, training
 from eestudy.config import StudyConfig
-from eestudy.probe_results import ALL, HELD_OUT_HALF
-from eestudy.probes.trained_apart import HARDENED, SAME_BUDGET
+from eestudy.probe_results import ALL, HARDENED, HELD_OUT_HALF, SAME_BUDGET, USUAL
 from eestudy.probes.variants import (
     AS_TRAINED,
     PLACES,
-    USUAL,
     Variant,
     all_variants,
     attacked,

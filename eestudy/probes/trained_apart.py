@@ -5,9 +5,9 @@ from __future__ import annotations
 from eestudy import ablations, artifacts, training
 from eestudy.artifacts import Run
 from eestudy.config import StudyConfig
+from eestudy.probe_results import HARDENED, SAME_BUDGET
 from eestudy.retrievers.material import Material
 
-SAME_BUDGET, HARDENED = "same budget", "hostile titles in training"
 ROWS = {SAME_BUDGET: "main", HARDENED: "hostile_titles"}  # of the table of ablations
 NEEDED = (training.ADAPTER, training.HEADS, "calibration.json")
 

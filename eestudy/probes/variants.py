@@ -10,12 +10,12 @@ import pandas as pd
 
 from eestudy import artifacts, defences, prompts, retriever
 from eestudy.config import StudyConfig
+from eestudy.probe_results import AT_READING, INSTRUCTION, QUOTES, SPELLED, STRIPPING, USUAL
 from eestudy.retrievers.material import Material, drawn_requests
 from eestudy.wordings import HELD_OUT, WORDINGS
 
 AS_TRAINED, NEIGHBORS, HISTORY, GROUPS = "as trained", "neighbors", "history", "groups"
 TARGET, HISTORY_TITLE, EVIDENCE_TITLE = PLACES = "target", "history title", "evidence title"
-USUAL, QUOTES, INSTRUCTION, STRIPPING, SPELLED = "usual", "quotes", "instruction", "stripping", "evidence with titles"
 COLUMNS = ["row", "request_id", "user_id", "item_id"]
 
 
@@ -43,7 +43,7 @@ def all_variants(material: Material) -> list[Variant]:
     found += [Variant(GROUPS, k) for k in cfg.groups]
     numbers = range(min(cfg.n_wordings, len(WORDINGS)))
     found += worded((TARGET, HISTORY_TITLE), numbers)
-    for form in (QUOTES, INSTRUCTION, STRIPPING):
+    for form in AT_READING:
         found += attacked(numbers, form)
     return [*found, Variant(AS_TRAINED, form=SPELLED), *worded((EVIDENCE_TITLE,), numbers, SPELLED)]
 

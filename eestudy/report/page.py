@@ -45,6 +45,12 @@ def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> s
     return number(item["value"], digits, signed) + tail
 
 
+def word(item: dict, above: str, below: str, across: str) -> str:
+    """What a measured difference's interval says: it lies above 0, below, or holds it (also where there is none)."""
+    low, high = item["ci95"] or (-1.0, 1.0)
+    return above if low > 0 else below if high < 0 else across
+
+
 def percent(item: dict | None, digits: int = 0) -> str:
     """A share as '14 %', or 'not measured'. Args: an entry of metrics.json; decimals."""
     return "not measured" if item is None or item["value"] is None else f"{number(100 * item['value'], digits)} %"

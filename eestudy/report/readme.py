@@ -9,7 +9,7 @@ import pandas as pd
 
 from eestudy import artifacts
 from eestudy.report.datasets import by_name, dataset_blocks
-from eestudy.report.page import percent, to_markdown, with_interval
+from eestudy.report.page import percent, to_markdown, with_interval, word
 
 FAULTS = artifacts.reference_dir() / "faults.csv"
 RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_truncated_program",
@@ -55,8 +55,7 @@ def readme_expectation(metrics: dict) -> str:
 
 def _word(item: dict) -> str:
     """What a paired difference shows: 'better', 'worse', or that neither is shown."""
-    low, high = item["ci95"] or (-1.0, 1.0)
-    return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+    return word(item, "better", "worse", "no difference shown")
 
 
 def readme_answer(metrics: dict) -> str:

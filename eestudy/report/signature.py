@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from eestudy import drawing
 from eestudy.report.comparison import CLASSES
 from eestudy.report.figures import COLOURS, frontier
-from eestudy.report.page import with_interval
+from eestudy.report.page import with_interval, word
 
 COST, QUALITY = "latency_ms_p50", "auc"
 SAID = "arXiv"  # so begins the source of the paper's own rows in `results/published.csv`
@@ -41,11 +41,6 @@ def timed_classics(table: pd.DataFrame, click_models: pd.DataFrame, latency: pd.
                         latency_source=table["latency_source"].mask(ms.notna(), "one call a candidate"))  # fmt: skip
 
 
-def _word(item: Mapping, above: str, below: str, across: str) -> str:
-    low, high = item["ci95"] or (np.nan, np.nan)
-    return above if low > 0 else below if high < 0 else across
-
-
 def takeaway(speed: Mapping, loss: Mapping, rival: Mapping) -> str:
     """What the figure shows, in a sentence that follows from its intervals.
 
@@ -55,8 +50,8 @@ def takeaway(speed: Mapping, loss: Mapping, rival: Mapping) -> str:
         rival: AUC of early exit less the best model without an LLM.
     """
     faster = f"Early exit answers {with_interval(speed, 1)} times as many requests as the plain way"
-    cost = _word(loss, "and gains accuracy", "at a price in accuracy", "with no loss of accuracy shown")
-    other = _word(rival, "more accurate than", "less accurate than", "not shown to differ from")
+    cost = word(loss, "and gains accuracy", "at a price in accuracy", "with no loss of accuracy shown")
+    other = word(rival, "more accurate than", "less accurate than", "not shown to differ from")
     return (f"{faster}, {cost} (AUC {with_interval(loss, signed=True)}); it is {other} the best model "
             f"without an LLM ({with_interval(rival, signed=True)}).")  # fmt: skip
 

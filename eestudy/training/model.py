@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,8 @@ class ExitModel(nn.Module):
         return self.heads(backbone.exit_states(self.backbone, pack, self.heads.exit_layers))
 
 
-def build_model(cfg: StudyConfig, tokenizer, vectors: np.ndarray | None = None) -> ExitModel:
-    """The backbone with a fresh LoRA adapter and untrained heads, and with soft tokens where there are vectors."""
+def build_model(cfg: StudyConfig, tokenizer, vectors: Mapping[str, np.ndarray] | None = None) -> ExitModel:
+    """The backbone with a fresh LoRA adapter and untrained heads, and with soft tokens where `soft_vectors` has any."""
     model = backbone.load_model(cfg.backbone, cfg.seed)
     layers = exit_heads.check_exit_layers(cfg.heads.exit_layers, backbone.n_layers(model))
     norm_weight, direction, eps = backbone.answer_direction(model, *backbone.answer_ids(tokenizer, cfg.backbone))
@@ -49,8 +50,9 @@ def build_model(cfg: StudyConfig, tokenizer, vectors: np.ndarray | None = None) 
     adapted = get_peft_model(model, lora)
     if not cfg.heads.train_adapter:  # an adapter that never learns adds nothing: its second factor starts at 0
         adapted.requires_grad_(False)
-    if vectors is not None:
-        backbone.add_soft_tokens(adapted, vectors, len(tokenizer))
+    if vectors:
+        both = np.concatenate([vectors["users"], vectors["items"]])
+        backbone.add_soft_tokens(adapted, both, len(tokenizer))
     return ExitModel(adapted, heads)
 
 

@@ -43,18 +43,16 @@ def load_requests(run: Run, tokenizer) -> dict[str, list[Request]]:
         label = np.tile(meta["label"].to_numpy()[index], len(MODES))
         request = Request(ids["prefix"][index[0]], suffixes, rows, modes, label, meta["user"][index[0]])
         requests[meta["part"][index[0]]].append(request)
-    if artifacts.artifact_hash(run, VECTORS) is None:
+    vectors = soft_vectors(run)
+    if not vectors:
         return requests
-    n_users = len(artifacts.read_arrays(run, VECTORS)["users"])
-    return {part: with_soft_tokens(some, len(tokenizer), n_users, known["item_id"]) for part, some in requests.items()}
+    first, n_users = len(tokenizer), len(vectors["users"])
+    return {part: with_soft_tokens(some, first, n_users, known["item_id"]) for part, some in requests.items()}
 
 
-def soft_vectors(run: Run) -> np.ndarray | None:
-    """Vectors [users + items, d] of the run's soft tokens; None where its prompts have none."""
-    if artifacts.artifact_hash(run, VECTORS) is None:
-        return None
-    stored = artifacts.read_arrays(run, VECTORS)
-    return np.concatenate([stored["users"], stored["items"]])
+def soft_vectors(run: Run) -> dict[str, np.ndarray]:
+    """Vectors of the run's soft tokens: users [U, d], then items [I, d]; {} where its prompts have none."""
+    return artifacts.read_arrays(run, VECTORS) if artifacts.artifact_hash(run, VECTORS) else {}
 
 
 def with_soft_tokens(
