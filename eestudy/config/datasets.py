@@ -30,13 +30,13 @@ DATASETS: dict[str, dict[str, dict]] = {
     "ml-1m": {"data": {"n_label_rows": 4200}},
     "bookcrossing": {
         "data": {"item_noun": "book", "min_click_rating": 7.0, "rating_range": (1.0, 10.0), "zero_is_no_rating": True,
-                 "clock": "none", "min_ratings": 5, "max_user_rows": 200, "n_label_rows": 3600, "n_test_rows": 1800,
+                 "clock": "none", "min_ratings": 5, "max_user_rows": 200, "n_label_rows": 3000, "n_test_rows": 1800,
                  "label_variants": {
                      "own median": {"label_rule": "own-median"},
                      "zeros are negative": {"zero_is_no_rating": False, "rating_range": (0.0, 10.0)},
                  }},
         "heads": {"requests_per_step": 4}, "report": {"time_split": False},
     },
-    "amazon-beauty": {"data": {"form": "sequences", "item_noun": "product"}},
+    "amazon-beauty": {"data": {"form": "sequences", "item_noun": "product", "n_label_rows": 1500}},
     "amazon-video-games": {"data": {"form": "sequences", "item_noun": "game"}},
 }  # fmt: skip
