@@ -37,6 +37,6 @@ DATASETS: dict[str, dict[str, dict]] = {
                  }},
         "heads": {"requests_per_step": 4}, "report": {"time_split": False},
     },
-    "amazon-beauty": {"data": {"form": "sequences", "item_noun": "product", "n_label_rows": 1500}},
+    "amazon-beauty": {"data": {"form": "sequences", "item_noun": "product"}},
     "amazon-video-games": {"data": {"form": "sequences", "item_noun": "game"}},
 }  # fmt: skip
