@@ -216,7 +216,7 @@ smoke-quickstart:
 test: export EESTUDY_NEEDS_EXERCISES = 1
 
 unit: env ## the tests alone
-	@$(PY) -m pytest -q -n 2
+	@$(PY) -m pytest -q -n 2 --durations=15
 
 # ROWS: which faults, and with which seed: ROWS='kills corruption --seed 7', ROWS=--list.
 torture: env assets ## inject faults for an hour and more: what is noticed, recovered, lost goes to results/reference
