@@ -515,6 +515,16 @@ def test_a_run_agrees_with_itself(built):
     assert _state(table, "auc_early_exit_minus_evidence_model") == "inconclusive"
 
 
+@pytest.mark.parametrize(("name", "value", "fits"), [
+    ("base_rate_drop_graph_to_test", -0.1, True), ("base_rate_drop_graph_to_test", -1.1, False),
+    ("auc_users_as_studied", 6695.0, False), ("auc_early_exit_minus_full_depth", -0.1, True),
+])  # fmt: skip
+def test_a_difference_may_be_negative_and_nothing_may_leave_its_range(name, value, fits):
+    item = {"name": name, "value": value, "ci95": None, "unit": "fraction" if "rate" in name else "AUC"}
+    rows = comparison.invariants({"headline": dict.fromkeys(report.HEADLINE), "metrics": [item]})
+    assert [row["state"] for row in rows] == ["pass" if fits else "fail"]
+
+
 @pytest.mark.parametrize(("name", "value"), [
     ("auc_full_depth_retrieval", 0.1), ("auc_full_depth_retrieval", None), ("n_judged_test_rows", 1),
     ("auc_early_exit", 1.2),

@@ -119,7 +119,7 @@ def invariants(metrics: dict) -> list[dict]:
         value, name, ci95 = item["value"], item["name"], item["ci95"]
         difference = "_minus_" in name or "_drop_" in name or name.endswith("_gain")
         bounded = name.startswith(("auc_", "gauc_", "ece_")) or item["unit"].startswith("fraction")
-        bounded &= item["unit"] != "layer" and item["kind"] != "count"
+        bounded &= item["unit"] != "layer"
         low, high = (-1.0, 1.0) if difference and bounded else (0.0, 1.0) if bounded else (-math.inf, math.inf)
         if value is not None and not low <= value <= high:
             rows.append(_row(name, "invariant", f"[{low}, {high}]", value, "fail", "outside its range"))
