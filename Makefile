@@ -220,7 +220,7 @@ unit: env ## the tests alone
 
 # ROWS: which faults, and with which seed: ROWS='kills corruption --seed 7', ROWS=--list.
 torture: env assets ## inject faults for an hour and more: what is noticed, recovered, lost goes to results/reference
-	@PYTHONPATH=tests $(PY) -m faults $(ROWS)
+	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(PY) -m faults $(ROWS)
 
 lock: env ## renew requirements.lock: the pins of requirements.txt with the hashes of all their files
 	@PY="$(PY)" TORCH_INDEX="$(TORCH_INDEX)" sh ./make_lock.sh

@@ -48,6 +48,11 @@ def picture(figure: Figure, ending: str) -> bytes:
     return buffer.getvalue()
 
 
+def words(name: str) -> str:
+    """A name of the tables as a reader says it: `one_sided_ratio` is 'one sided ratio'."""
+    return name.replace("_", " ")
+
+
 def reach(table, value: str) -> np.ndarray:
     """Error bars from the columns `<value>`, `<value>_lo` and `<value>_hi`.
 

@@ -40,7 +40,7 @@ def _depth_panel(axis, curves: pd.DataFrame, metric: str, marks: dict[str, float
         ends.append((part["layer"].iloc[-1], part[metric].iloc[-1], label, colour))
     for name, value in marks.items():
         axis.axhline(value, color="#00694d", lw=1, ls="-.")
-        ends.append((curves["layer"].max(), value, name.replace("_", " "), "#00694d"))
+        ends.append((curves["layer"].max(), value, drawing.words(name), "#00694d"))
     axis.set(xlabel="exit after layer (number)", ylabel=METRICS[metric], xticks=sorted(curves["layer"].unique()))
     drawing.label_points(axis, ends)
 
@@ -98,7 +98,7 @@ def _marks(table: pd.DataFrame, chosen: str) -> list[tuple]:
         names = sorted(table.loc[table["kind"] == kind, "setting"], key=lambda name: (name != chosen, name))
         for place, name in enumerate(names):
             marker = MARKERS[kind][place % len(MARKERS[kind])]
-            text = LABELS.get(name, name.replace("_", " ")) + (" (selected)" if name == chosen else "")
+            text = LABELS.get(name, drawing.words(name)) + (" (selected)" if name == chosen else "")
             text += " (control)" if kind == "control" else ""
             marks.append(([name], text, COLOURS[kind], marker, 130 if name == chosen else 55))
     return [*marks, (["baseline"], "no LLM", COLOURS["baseline"], "*", 90)]
@@ -138,7 +138,7 @@ def _frame_panel(axis, table: pd.DataFrame, metric: str, right: float) -> None:
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set(ylim=(low, high), xlim=(-LEFT * right, right), ylabel=METRICS[metric],
              xlabel="share of full depth's token-layers (prefix included)")  # fmt: skip
-    drawing.label_points(axis, [(0.0, row[metric], row["setting"].replace("_", " "), COLOURS["baseline"])
+    drawing.label_points(axis, [(0.0, row[metric], drawing.words(row["setting"]), COLOURS["baseline"])
                                 for _, row in simple.iterrows()], (LEFT - 0.03) / (1 + LEFT), "right")  # fmt: skip
 
 

@@ -146,7 +146,7 @@ def _marks_named(axes: Axes, timed: pd.DataFrame, chosen: str) -> None:
         if setting in known.index and np.isfinite(bottom):
             axes.annotate(name, (known.loc[setting, COST], bottom), xytext=(shift, -6), textcoords="offset points",
                           ha=align, va="top", fontsize=10, color=COLOURS[colour], fontweight="bold")  # fmt: skip
-    points = [(row.latency_ms_p50, row.auc, row.setting.replace("_", " "), COLOURS["baseline"])
+    points = [(row.latency_ms_p50, row.auc, drawing.words(row.setting), COLOURS["baseline"])
               for row in timed[timed["kind"] == "baseline"].itertuples()]  # fmt: skip
     drawing.label_points(axes, points, 0.185, "right")
 

@@ -16,9 +16,9 @@ from faults.outcome import Outcome, keep
 
 
 def _kills(folder: Path, seed: int, share: float) -> list[Outcome]:
-    smoke = kills.smoke_chain(folder / "smoke")
+    smoke, other = (kills.smoke_chain(folder / name) for name in ("smoke", "other"))
     return [
-        kills.chain("kill in the chain", smoke, round(200 * share), 25, seed),
+        kills.chain("kill in the chain", (smoke, other), round(200 * share), seed),
         corruption.finished_run(artifacts.Run(smoke.folder, "ml-100k", "smoke", 0), round(200 * share), seed),
         kills.atomic_write(folder / "write", round(500 * share), seed),
         kills.checkpoint(folder / "checkpoint", round(200 * share), seed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,33 +90,46 @@ def smoke_result(folder: Path) -> dict:
     return {**found, "metrics": kept}
 
 
-def chain(fault: str, made: Chain, n_kills: int, longest: float, seed: int) -> Outcome:
-    """Kill a chain again and again, until it ends; then again from nothing, until there were `n_kills` kills.
+def chain(fault: str, made: Sequence[Chain], n_kills: int, seed: int) -> Outcome:
+    """Kill chains again and again, until they end; then again from nothing, until there were `n_kills` kills.
 
     Args:
         fault: the outcome's name.
-        made: the chain.
-        n_kills: in all.
-        longest: seconds that a call lives at most; more than the longest notebook takes, or nothing would ever end.
+        made: chains in folders of their own; they run side by side and share the kills.
+        n_kills: in all, a multiple of the number of chains.
         seed: of the moments.
     """
-    outcome, rng = Outcome(fault, seed), random.Random(seed)  # noqa: S311
-    status, output = made.finish()
+    outcome, share = Outcome(fault, seed), n_kills // len(made)
+    with ThreadPoolExecutor(len(made)) as pool:
+        ends = list(pool.map(lambda k: _kill_chain(made[k], share, random.Random(seed + 1000 * k)),  # noqa: S311
+                             range(len(made))))  # fmt: skip
+    for end in itertools.chain(*ends):
+        outcome.count(*end)
+    return outcome
+
+
+def _kill_chain(made: Chain, n_kills: int, rng: random.Random) -> list[tuple[bool, bool, object]]:
+    """For each kill of one chain: was what it left done again, is the result the same, and what else was found."""
+    start, (status, output) = time.perf_counter(), made.finish()
     assert status == 0, output
-    wanted = made.result(made.folder)
-    while outcome.tried < n_kills:
+    wanted, longest, ends = made.result(made.folder), _longest_life(made, time.perf_counter() - start), []
+    while len(ends) < n_kills:
         shutil.rmtree(made.folder)
         kills = 0
-        while outcome.tried + kills < n_kills and made.is_killed_after(rng.uniform(0, longest)):
+        while len(ends) + kills < n_kills and made.is_killed_after(rng.uniform(0, longest)):
             kills += 1
         status, output = made.finish()
         found = made.result(made.folder) if status == 0 else output[-2000:]
-        idle = made.finish()[1]
-        for _ in range(kills):
-            outcome.count(status == 0 and "Nothing to do" in idle, found == wanted and not made.leftovers(),
-                          (status, made.leftovers(), found if status else "another result"))  # fmt: skip
-        print(f"{fault}: {outcome.tried}/{n_kills}", flush=True)
-    return outcome
+        is_done, left = status == 0 and "Nothing to do" in made.finish()[1], made.leftovers()
+        ends += [(is_done, found == wanted and not left, (status, left, found if status else "another result"))] * kills
+        print(f"{made.folder}: {len(ends)}/{n_kills} kills, after at most {longest:.0f} s", flush=True)
+    return ends
+
+
+def _longest_life(made: Chain, seconds: float) -> float:
+    """Seconds that a call lives at most: more than the slowest notebook takes here, or nothing would ever end."""
+    each = artifacts.read_json(artifacts.Run(made.folder, "ml-100k", "smoke", 0), "durations.json").values()
+    return 1.25 * (max(each) + (seconds - sum(each)) / len(each))
 
 
 def _child(work: Callable[[], None]) -> int:

@@ -9,7 +9,7 @@ SEED = 7
 
 def test_a_chain_that_is_killed_goes_on_to_the_same_result(tmp_path):
     made = kills.stand_in_chain(tmp_path, seconds_each=0.1)
-    assert kills.chain("kill in the chain", made, 3, 6, SEED).is_clean
+    assert kills.chain("kill in the chain", [made], 3, SEED).is_clean
 
 
 @pytest.mark.parametrize("fault", [kills.atomic_write, kills.checkpoint])
