@@ -116,12 +116,20 @@ def test_line_ends_of_two_kinds(tmp_path):
     assert found["line"].tolist() == [2, 3, 5] and bad["row"].tolist() == [4]
 
 
+@pytest.mark.parametrize("rows, kept, refused", [
+    (b"1,a\n2,\r\n3\n4,d\n5,e\n", [2, 3, 5, 6], [4]),
+    (b"1,a\n2,b\r\n3\n4,d\n5\n", [2, 3, 5], [4, 6]), (b"1,a\n2,\r\n\n3\n4,d\n", [2, 3, 6], [4, 5])])  # fmt: skip
+def test_line_ends_of_two_kinds_do_not_shift_what_is_refused(tmp_path, rows, kept, refused):
+    found, bad = read(written(tmp_path, b"user,item\n" + rows))
+    assert found["line"].tolist() == kept and bad["row"].tolist() == refused
+
+
 def test_lines_are_counted_over_blocks(tmp_path, monkeypatch):
     text = b"a,b\r\n\r\n1,2\n\n\n3"
     for size in (1, 2, 3, 5, 100):
         monkeypatch.setattr(tables, "BLOCK_BYTES", size)
-        n_lines, empty = tables._count_lines(written(tmp_path, text))
-        assert (n_lines, empty.tolist()) == (6, [2, 4, 5])
+        n_lines, empty, is_mixed = tables._count_lines(written(tmp_path, text))
+        assert (n_lines, empty.tolist(), is_mixed) == (6, [2, 4, 5], True)
 
 
 def test_many_bad_rows_do_not_slow_it_down(tmp_path):

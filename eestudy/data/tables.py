@@ -173,11 +173,13 @@ def _known_encoding(file: TableFile) -> Iterator[TableFile]:
 def _read_lines(database, name: str, file: TableFile, columns: Mapping[str, int], n_fields: int,
                 quote: str = '"') -> pd.DataFrame:  # fmt: skip
     """Delimited text into the table `name`; `columns`: our name -> the field's place. Returns the quarantine."""
-    n_lines, empty = _count_lines(file.path)
+    n_lines, empty, is_mixed = _count_lines(file.path)
     n_lines -= file.header
     try:
         refused = _scan(database, name, file, columns, n_fields, quote)
         n_read = len(refused) + database.execute(f"select count(*) from {name}").fetchone()[0]
+        if is_mixed and len(refused):  # DuckDB numbers what it refuses wrongly among line ends of two kinds
+            n_read = None
     except duckdb.InvalidInputException:  # a value without an end
         n_read = None
     if n_read == n_lines - len(empty) and len(empty):  # DuckDB passed them over
@@ -189,20 +191,22 @@ def _read_lines(database, name: str, file: TableFile, columns: Mapping[str, int]
     return _records(file, refused)
 
 
-def _count_lines(path: Path) -> tuple[int, np.ndarray]:
-    """How many lines a file has, and which of them are empty (from 1, ascending)."""
-    n_lines, empty, rest = 0, [], b""
+def _count_lines(path: Path) -> tuple[int, np.ndarray, bool]:
+    r"""How many lines a file has, which are empty (from 1, ascending), and whether some end in \r\n and some do not."""
+    n_lines, n_returns, empty, rest = 0, 0, [], b""
     with opened(path, "rb") as content:
         while block := content.read(BLOCK_BYTES):
             block = rest + block
-            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+            letters = np.frombuffer(block, np.uint8)
+            ends = np.flatnonzero(letters == ord("\n"))
             length = np.diff(ends, prepend=-1) - 1
+            n_returns += np.count_nonzero((length > 0) & (letters[ends - 1] == ord("\r")))
             for place in np.flatnonzero(length <= 1):
                 if length[place] == 0 or block[ends[place] - 1] == ord("\r"):
                     empty.append(n_lines + place + 1)
             n_lines += len(ends)
             rest = block[ends[-1] + 1 :] if len(ends) else block
-    return n_lines + bool(rest), np.array(empty, dtype=np.int64)
+    return n_lines + bool(rest), np.array(empty, dtype=np.int64), 0 < n_returns < n_lines
 
 
 def _scan(database, name: str, file: TableFile, columns: Mapping[str, int], n_fields: int, quote: str) -> pd.DataFrame:
