@@ -208,6 +208,17 @@ def test_work_equals_a_loop_over_requests(seed):
     assert ep.work(frame, index).sum() == pytest.approx(total)
 
 
+@given(seeds)
+@few
+def test_work_and_costs_of_many_settings_equal_those_of_one_after_the_other(seed):
+    frame = judged(seed).sample(frac=1, random_state=seed)  # the rows of a request need not stand together
+    exits = np.random.default_rng(seed).integers(0, 5, (len(frame), 7))
+    assert np.array_equal(ep.work(frame, exits).T, [ep.work(frame, index) for index in exits.T])
+    fractions = [ep.cost(frame, index)["token_layer_fraction"] for index in exits.T]
+    assert ep.costs_at(frame, exits).tolist() == fractions
+    assert ep.work(frame.head(0), exits[:0]).shape == (0, 7)
+
+
 @given(seeds, st.integers(0, 4))
 @few
 def test_static_costs_exactly_its_share_of_layers(seed, e):

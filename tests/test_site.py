@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eestudy import artifacts, config, exit_policies, metrics, quickstart, replay
-from eestudy.site import build, explorer, front, walks
+from eestudy.site import build, explorer, front, notebooks, walks
 from eestudy.site.build import Site, clean_examples, data_url, script
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -66,6 +66,13 @@ def test_what_is_absent_in_a_table_does_not_read_as_an_error(pages, references):
     executed = [path.read_text() for path in (references / "ml-100k/laptop/notebooks").glob("*.ipynb")]
     assert any("<td>NaN</td>" in text for text in executed)
     assert not any("<td>NaN</td>" in path.read_text() for path in (pages / "notebooks").glob("*.html"))
+
+
+def test_a_formula_is_an_image_that_says_its_source_and_is_the_same_each_time():
+    source = r"Where $p > \tau$; `$code$` stays, and $\nosuchthing$ is no formula."
+    page = notebooks.with_formulas(source)
+    assert page == notebooks.with_formulas(source) and page.count("<img") == 1 and 'alt="p &gt; \\tau"' in page
+    assert "`$code$`" in page and r"<code>\nosuchthing</code>" in page
 
 
 def test_a_folder_of_something_else_is_left_alone(references, tmp_path):

@@ -20,18 +20,23 @@ def token_layers(exit_layer, request_id, n_prefix_tokens, n_suffix_tokens) -> np
     charged in equal parts to the candidates of its request, so that the sum over rows is the work really done.
 
     Args:
-        exit_layer: [n] 1-based layer after which the candidate left.
+        exit_layer: [n] or [n, m] 1-based layer after which the candidate left, under one policy or under m of them.
         request_id: [n].
         n_prefix_tokens: [n] tokens of the row's request (equal within a request).
         n_suffix_tokens: [n] tokens.
 
     Returns:
-        [n] token-layers.
+        [n] or [n, m] token-layers.
     """
-    layer, suffix = np.asarray(exit_layer, dtype=np.float64), np.asarray(n_suffix_tokens, dtype=np.float64)
-    request = pd.Series(layer).groupby(np.asarray(request_id))
-    prefix = np.asarray(n_prefix_tokens) * request.transform("max") / request.transform("size")
-    return prefix.to_numpy() + suffix * layer
+    layer = np.asarray(exit_layer, dtype=np.float64)
+    if not len(layer):
+        return layer
+    columns = (-1,) + (1,) * (layer.ndim - 1)  # [n] or [n, 1]
+    prefix, suffix = np.reshape(n_prefix_tokens, columns), np.reshape(n_suffix_tokens, columns)
+    _, request, size = np.unique(np.asarray(request_id), return_inverse=True, return_counts=True)
+    ordered = layer[np.argsort(request, kind="stable")]  # the rows of a request one after the other
+    deepest = np.maximum.reduceat(ordered, np.cumsum(size) - size, axis=0)  # [requests] or [requests, m]
+    return prefix * deepest[request] / np.reshape(size[request], prefix.shape) + suffix * layer
 
 
 def head_matrix(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +78,7 @@ def judged_rows(
 
 
 def work(frame: pd.DataFrame, index: np.ndarray) -> np.ndarray:
-    """Token-layers of each row [n] at given exits [n]; frame as from `judged_rows`."""
+    """Token-layers of each row at given exits: frame as from `judged_rows`, [n] or [n, m] -> the same shape."""
     depth = head_matrix(frame)[0][np.asarray(index)]
     return token_layers(depth, frame["request_id"], frame["n_prefix_tokens"], frame["n_suffix_tokens"])
 

@@ -60,15 +60,14 @@ def judged_settings(test: pd.DataFrame, exits: np.ndarray) -> pd.DataFrame:
         m rows: auc, log_loss, mean_exit_layer, token_layer_fraction (without token counts NaN where exits differ).
     """
     layers, p_yes = exit_policies.head_matrix(test)
-    label, counted = test["label"].to_numpy(), "n_suffix_tokens" in test
-    lines = []
+    label, lines = test["label"].to_numpy(), []
     for index in exits.T:
         score = exit_policies.exit_scores(p_yes, index)
-        alike = layers[index[0]] / layers[-1] if (index == index[0]).all() else np.nan  # one exit needs no counts
         lines.append({"auc": metrics.auc(label, score), "log_loss": metrics.log_loss(label, score),
-                      "mean_exit_layer": float(layers[index].mean()), "token_layer_fraction":
-                      exit_policies.cost(test, index)["token_layer_fraction"] if counted else alike})  # fmt: skip
-    return pd.DataFrame(lines)
+                      "mean_exit_layer": float(layers[index].mean())})  # fmt: skip
+    alike = np.where((exits == exits[0]).all(0), layers[exits[0]] / layers[-1], np.nan)  # one exit needs no counts
+    counted = exit_policies.costs_at(test, exits) if "n_suffix_tokens" in test else alike
+    return pd.DataFrame(lines).assign(token_layer_fraction=counted)
 
 
 def timed(settings: pd.DataFrame, latency: pd.DataFrame | None, low: float, high: float) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import bleach
 import nbformat
+from matplotlib import rc_context
 from matplotlib.mathtext import math_to_image
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
@@ -32,14 +33,19 @@ def safe(text: str) -> str:
 
 
 def drawn(formula: str) -> str:
-    """A formula between dollar signs as an image whose text alternative is its source; as code where it fails."""
+    """A formula between dollar signs as an image whose text alternative is its source; as code where it fails.
+
+    Without the date that matplotlib writes, and with fixed ids, so that the same notebook gives the same page.
+    """
     source = formula.strip("$").strip()
     image = io.BytesIO()
     try:
-        depth = math_to_image(f"${source}$", image, dpi=100, format="svg")
+        with rc_context({"svg.hashsalt": "eestudy"}):
+            depth = math_to_image(f"${source}$", image, dpi=100, format="svg")
     except ValueError:  # not part of mathtext
         return f"<code>{html.escape(source)}</code>"
-    data, alt = base64.b64encode(image.getvalue()).decode(), html.escape(source, quote=True)
+    content = re.sub(rb"<metadata>.*?</metadata>", b"", image.getvalue(), flags=re.DOTALL)
+    data, alt = base64.b64encode(content).decode(), html.escape(source, quote=True)
     kind = "formula display" if formula.startswith("$$") else "formula"
     return (f'<img class="{kind}" alt="{alt}" style="vertical-align:-{depth:.0f}px" '
             f'src="data:image/svg+xml;base64,{data}">')  # fmt: skip

@@ -6,6 +6,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,15 @@ from faults import corruption, guided, inputs, kills, numbers, resources, titles
 from faults.outcome import Outcome, keep
 
 
-def _kills(folder: Path, seed: int, share: float) -> list[Outcome]:
+def _kills(folder: Path, seed: int, share: float) -> Iterator[Outcome]:
     smoke, other = (kills.smoke_chain(folder / name) for name in ("smoke", "other"))
-    return [
-        kills.chain("kill in the chain", (smoke, other), round(200 * share), seed),
-        corruption.finished_run(artifacts.Run(smoke.folder, "ml-100k", "smoke", 0), round(200 * share), seed),
-        kills.atomic_write(folder / "write", round(500 * share), seed),
-        kills.checkpoint(folder / "checkpoint", round(200 * share), seed),
-        kills.download(folder / "download", round(50 * share), 3, seed),
-        together.interrupted_notebook(folder / "notebook", round(20 * share), seed),
-        together.interrupted_chain(smoke, round(20 * share), 8, seed),
-    ]
+    yield kills.chain("kill in the chain", (smoke, other), round(200 * share), seed)
+    yield corruption.finished_run(artifacts.Run(smoke.folder, "ml-100k", "smoke", 0), round(200 * share), seed)
+    yield kills.atomic_write(folder / "write", round(500 * share), seed)
+    yield kills.checkpoint(folder / "checkpoint", round(200 * share), seed)
+    yield kills.download(folder / "download", round(50 * share), 3, seed)
+    yield together.interrupted_notebook(folder / "notebook", round(20 * share), seed)
+    yield together.interrupted_chain(smoke, round(20 * share), 8, seed)
 
 
 def _corruption(folder: Path, seed: int, share: float) -> list[Outcome]:
@@ -90,14 +89,13 @@ def main(arguments: list[str] | None = None) -> int:
     for kind in given.kinds or KINDS:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="eestudy-faults-") as folder:
-            outcomes = KINDS[kind](Path(folder), given.seed, given.share)
-        for found in outcomes:
-            print(f"{found.fault}: {found.noticed} of {found.tried} noticed, {found.recovered} recovered, "
-                  f"{found.lost} lost (seed {found.seed})", flush=True)  # fmt: skip
+            for found in KINDS[kind](Path(folder), given.seed, given.share):
+                print(f"{found.fault}: {found.noticed} of {found.tried} noticed, {found.recovered} recovered, "
+                      f"{found.lost} lost (seed {found.seed})", flush=True)  # fmt: skip
+                lost += not found.is_clean
+                if given.share == 1:
+                    keep([found])
         print(f"== {kind}: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
-        lost += sum(not found.is_clean for found in outcomes)
-        if given.share == 1:
-            keep(outcomes)
     return int(lost > 0)
 
 
