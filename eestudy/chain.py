@@ -89,7 +89,7 @@ STEPS = {
         reads=("users.parquet", "evidence.parquet", "head_scores.parquet", "prompt_tokens.parquet"),
         writes=("policies.csv", "exit_groups.csv", "exit_decisions.parquet", "selected_policy.json", "risk.csv",
                 "metrics_06.json"),
-        settings=("heads", "policy"),
+        settings=("data.clock", "heads", "policy"),
         files=ABLATIONS,
         optional=artifacts.ABLATIONS,
     ),
@@ -106,7 +106,7 @@ STEPS = {
     "08_tradeoff": Step(
         reads=("interactions.parquet", "split.parquet", "head_scores.parquet", "baseline_scores.parquet",
                "evidence_model_scores.parquet", "click_model_scores.parquet", "click_models.csv", "policies.csv",
-               "exit_decisions.parquet", "selected_policy.json", "latency.csv"),
+               "exit_decisions.parquet", "selected_policy.json", "latency.csv", "metrics_07.json"),
         writes=("tradeoff.csv", "depth_curves.csv", "classic_gains.csv", "choices.json", "metrics_08.json", *FIGURES),
         settings=("data", "backbone", "heads", "policy", "latency", "report"),
         files=("results/published.csv", *ABLATIONS, f"{REFERENCE}/{artifacts.PROBES}"),

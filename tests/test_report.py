@@ -483,13 +483,15 @@ def test_examples_are_few_and_known(built):
 
 
 def test_published_numbers_carry_their_evidence_class(built):
-    table = comparison.published(built[-1]["headline"])
+    table = comparison.published(built[-1] | {"dataset": "bookcrossing"})
     assert set(table["evidence_class"]) <= set(comparison.CLASSES)
     assert table[["metric", "dataset", "unit", "source", "where"]].ne("").all(axis=None)
     values = {name: item["value"] for name, item in built[-1]["headline"].items() if item}
     gcn = table.set_index("metric").loc["auc_gcn_retriever", "our_value"]
     assert gcn == pytest.approx(100 * values["auc_full_depth_similar_users_only"])
     assert np.isnan(table.set_index("metric").loc["auc_llm_retriever", "our_value"])
+    elsewhere = table[table["dataset"].str.contains("Amazon|MovieLens")]  # another dataset's number is no neighbour
+    assert len(elsewhere) > 4 and elsewhere["our_value"].isna().all() and elsewhere["ours"].eq("").all()
 
 
 # --- make check ---
@@ -899,5 +901,6 @@ def test_the_promise_is_told_by_bound_and_not_measured_without_it():
               for name, value in names.items()}  # fmt: skip
     text = narrative._risk_sentence(values)
     assert text.index("1 %: none qualifies in 1.000") < text.index("5 %: none qualifies in 0.250")
-    assert "0.400 of the token-layers saved, real risk on the later test rows 0.0310" in text and "0.012" in text
+    assert "0.400 of the token-layers saved on average" in text and "0.012" in text
+    assert "the one real calibration's risk on test rows 0.0310" in text
     assert "300" not in text and narrative._risk_sentence({}).endswith("not measured.")

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 
@@ -75,6 +76,13 @@ def test_a_formula_is_an_image_that_says_its_source_and_is_the_same_each_time():
     assert "`$code$`" in page and r"<code>\nosuchthing</code>" in page
 
 
+def test_solutions_are_folded_in_a_page_and_nothing_else_is(tmp_path):
+    cells = [nbformat.v4.new_code_cell(f"{name} = 1", metadata={"tags": [name]}) for name in ("exercise", "solution")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "made.ipynb")
+    before, folded = notebooks.render(tmp_path / "made.ipynb")[1].split("<details><summary>Solution</summary>")
+    assert "celltag_exercise" in before and "celltag_solution" in folded and folded.rstrip().endswith("</details>")
+
+
 def test_a_folder_of_something_else_is_left_alone(references, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     run = artifacts.Run(tmp_path / "run", "ml-100k", "laptop", 0)
@@ -105,6 +113,14 @@ def test_an_answer_follows_from_its_interval(value, ci95, said):
     item = artifacts.metric("auc_early_exit_minus_full_depth", value, "AUC", ci95=ci95, n=9)
     shown = {row["question"]: row["answer"] for row in front.answers({"metrics": [item]})}
     assert shown["Does stopping early cost accuracy?"] == said
+
+
+def test_no_loss_shown_says_which_loss_is_not_excluded_and_a_faster_rival_is_named():
+    loss = artifacts.metric("auc_early_exit_minus_full_depth", -0.01, "AUC", ci95=[-0.0224, 0.001], n=9)
+    rival = artifacts.metric("throughput_ratio_early_exit_vs_static_selected", 0.8, "ratio", ci95=[0.7, 0.9], n=9)
+    said = front.answer({"metrics": [loss, rival]})
+    assert "one of 0.022 in AUC is not excluded" in said and "faster still" in said
+    assert "faster still" not in front.answer({"metrics": [loss, rival | {"ci95": [0.7, 1.1]}]})
 
 
 def independent(run, policy, threshold, low, high) -> tuple:

@@ -24,11 +24,15 @@ CLASSES = {"P": "stated in the paper", "T": "stated by a third-party summary onl
 OURS = {
     "auc_gcn_retriever": "auc_full_depth_similar_users_only",
     "auc_gain_relative": "auc_similar_users_gain_relative",
-    "throughput_ratio": "throughput_ratio_early_exit_vs_plain",
+    "throughput_ratio": "throughput_ratio_early_exit_vs_packed_full_depth",  # the paper's "without" shares no prompts
     "auc_few_shot": "auc_full_depth_no_retrieval",
     "early_exit_speedup": "throughput_ratio_early_exit_vs_packed_full_depth",
     "prefix_sharing_throughput_ratio": "throughput_ratio_full_depth_vs_plain",
 }
+DATASETS = {  # of the published rows that are about one
+    "BookCrossing": ("bookcrossing",), "BookCrossing (books)": ("bookcrossing",), "Amazon Beauty": ("amazon-beauty",),
+    "Amazon Video Games": ("amazon-video-games",), "MovieLens (movies)": ("ml-100k", "ml-1m"),
+}  # fmt: skip
 
 
 def tolerance(item: dict, deviations: dict[str, float]) -> float | None:
@@ -179,9 +183,15 @@ def our_values(headline: dict) -> dict[str, float]:
     return values
 
 
-def published(headline: dict) -> pd.DataFrame:
-    """`results/published.csv` with our nearest number, in its unit, in two more columns: ours (name), our_value."""
+def published(metrics: dict) -> pd.DataFrame:
+    """`results/published.csv` with our nearest number, in its unit, in two more columns: ours (name), our_value.
+
+    Args:
+        metrics: content of `metrics.json`; {} for the published numbers alone. A number that was published for
+            another dataset has none of ours beside it.
+    """
     table = pd.read_csv(PUBLISHED, keep_default_na=False)
-    names, values = table["metric"].map(OURS).fillna(""), our_values(headline)
+    other = table["dataset"].map(lambda name: name in DATASETS and metrics.get("dataset") not in DATASETS[name])
+    names, values = table["metric"].map(OURS).mask(other).fillna(""), our_values(metrics.get("headline", {}))
     scale = table["unit"].map({"percent": 100.0}).fillna(1.0)
     return table.assign(ours=names, our_value=names.map(values) * scale)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from eestudy import artifacts
 from eestudy.report import reference
-from eestudy.report.comparison import CLASSES, published
+from eestudy.report.comparison import CLASSES, DATASETS, published
 from eestudy.report.page import number, percent, with_interval
 from eestudy.report.retrieval import retrieval_sentences
 
@@ -22,8 +22,6 @@ GAINS = {"evidence less none": "retrieval_gain", "similar users only less none":
          "LLM less best simple model": "llm_minus_best_baseline"}  # fmt: skip
 WITHIN_USERS = {"no evidence": "full_depth_no_retrieval", "all evidence": "full_depth_retrieval",
                 "early exit": "early_exit"}  # fmt: skip
-PAPER_NAMES = {"bookcrossing": "BookCrossing", "amazon-beauty": "Amazon Beauty",
-               "amazon-video-games": "Amazon Video Games"}  # fmt: skip
 
 
 def read_references(profile: str = "laptop", root: Path | None = None) -> list[dict]:
@@ -88,10 +86,12 @@ def _cost(values: dict) -> dict[str, str]:
     return {
         "mean exit depth, token-layers":
             ", ".join(percent(values.get(name)) for name in ("mean_exit_fraction", "token_layer_fraction")),
-        "candidates a request": _shown(values, "candidates_per_request_mean", digits=1),
+        "candidates a request, all parts": _shown(values, "candidates_per_request_mean", digits=1),
         "ours against plain": _shown(values, f"{ratio}early_exit_vs_plain_as_they_come", digits=1),
         "against our own full depth":
             _shown(values, f"{ratio}early_exit_vs_packed_full_depth_as_they_come", digits=2),
+        "against one layer for all":
+            _shown(values, f"{ratio}early_exit_vs_static_selected_as_they_come", digits=2),
         "fullest requests: plain, ours (1/s)":
             ", ".join(number(rate["value"], 1) for rate in rates) if all(rates) else "not measured",
         "fullest: ours against plain": _shown(values, f"{ratio}early_exit_vs_plain", digits=1),
@@ -116,9 +116,9 @@ def paper_table(references: Sequence[dict]) -> pd.DataFrame:
     columns = ["the paper", "published", "class", "what is known of it", "nearest of ours"]
     rows = []
     for metrics in references:
-        table = published(metrics["headline"])
-        of_paper = table["source"].str.startswith("arXiv") & (table["dataset"] == PAPER_NAMES.get(metrics["dataset"]))
-        rows += [_paper_row(row) for row in table[of_paper].itertuples()]
+        table = published(metrics)
+        rows += [_paper_row(row) for row in table[table["source"].str.startswith("arXiv")].itertuples()
+                 if metrics["dataset"] in DATASETS.get(row.dataset, ())]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -80,7 +80,7 @@ def loss_figure(curves: pd.DataFrame, click_rate: float) -> Figure:
     axes[0].set(ylabel="log loss (nats per row; lower is better)")
     axes[1].set(ylabel="expected calibration error (share)")
     figure.suptitle("How good are the probabilities of each exit? (calibrated on validation, judged on test; "
-                    "bands: 95 % over users)")  # fmt: skip
+                    "bands of the log loss: 95 % over users)")  # fmt: skip
     return figure
 
 
@@ -160,5 +160,6 @@ def tradeoff_figure(table: pd.DataFrame, chosen: str) -> Figure:
         _tradeoff_panel(axis, table, cost, metric, chosen, right)
         _frame_panel(axis, table, metric, right)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-    figure.suptitle("What does a saved layer cost in accuracy? (test rows; band and bars: 95 % over users)")
+    figure.suptitle("What does a saved layer cost in accuracy? (test rows; band and bars: 95 % over users; "
+                    "models taught with more labels than the LLM are not in it)")
     return figure

@@ -81,7 +81,8 @@ def _risk_sentence(values: dict) -> str:
         none, saved, later = (values.get(f"risk_{what}_at_{bound}_percent") for what in
                               ("none_qualifies", "token_layers_saved", "real"))  # fmt: skip
         texts.append(f"{bound} %: none qualifies in {with_interval(none)} of them, {with_interval(saved)} of the "
-                     f"token-layers saved, real risk on the later test rows {with_interval(later, 4)}")
+                     f"token-layers saved on average; the one real calibration's risk on test rows "
+                     f"{with_interval(later, 4)}")
     return ("A promise on a user's disagreement with full depth (Learn-then-Test) was broken in at most "
             f"{with_interval(worst)} of the calibrations drawn. By bound: {'; '.join(texts) or 'not measured'}.")
 
@@ -189,10 +190,10 @@ def example_blocks(rows: list[dict]) -> list[tuple]:
     return blocks
 
 
-def published_table(headline: dict) -> pd.DataFrame:
+def published_table(metrics: dict) -> pd.DataFrame:
     """The published numbers with evidence class, and our nearest number."""
     columns = ["metric", "dataset", "value", "unit", "evidence_class", "source", "note", "ours", "our_value"]
-    return published(headline)[columns].sort_values("source", kind="stable", key=lambda s: ~s.str.startswith("arXiv"))
+    return published(metrics)[columns].sort_values("source", kind="stable", key=lambda s: ~s.str.startswith("arXiv"))
 
 
 def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tuple]:
@@ -211,7 +212,7 @@ def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tu
         ("heading", 1, "How much computation does early exit save, at what cost in accuracy?"),
         ("text", f"Dataset {artifacts.study_name(run.dataset)}, profile {run.profile}, seed {run.seed}, "
                  f"backbone {metrics['backbone']}, source {metrics['source_hash'][:12]}. Rendered from metrics.json; "
-                 "intervals are 95 % percentiles of a paired bootstrap over users."),
+                 "intervals are 95 % percentiles of a paired bootstrap over users, of speed over requests."),
         ("heading", 2, "Findings"), ("list", findings(metrics)),
     ]  # fmt: skip
     if metrics["not_measured"]:
@@ -228,7 +229,7 @@ def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tu
         ("table", shown),
         ("heading", 2, "Published numbers beside ours"),
         ("text", f"Other data, models and machines: no row is the same measurement. Evidence classes: {classes}."),
-        ("table", published_table(metrics["headline"])),
+        ("table", published_table(metrics)),
         *title_blocks(run),
         *example_blocks(examples(run, n_examples)),
     ]  # fmt: skip

@@ -203,9 +203,13 @@ def add_latency(blocks: list[dict], latency: pd.DataFrame | None, bands) -> None
 
 
 def band_facts(test: pd.DataFrame, rows: np.ndarray, latency: pd.DataFrame | None, low: float, high: float) -> dict:
-    """How many rows and requests a band has, how many were timed, and what the plain way takes there."""
-    facts = {"rows": int(rows.sum()), "requests": int(test.loc[rows, "request_id"].nunique()), "timed": 0,
-             "plain_ms": None}  # fmt: skip
+    """How many rows and requests a band has, the interval of full depth's AUC, how many requests were timed, and what
+    the plain way takes there.
+    """
+    part, p_full = test[rows], exit_policies.head_matrix(test)[1][rows, -1]
+    interval = metrics.estimate(part["label"], p_full, part["user_id"])["ci95"]
+    facts = {"rows": len(part), "requests": int(part["request_id"].nunique()), "timed": 0, "plain_ms": None,
+             "auc_ci95": plain(interval) if interval else None}  # fmt: skip
     if latency is None:
         return facts
     drawn = latency[(latency["workload"] == "drawn") & latency["n_candidates"].between(low, high)]

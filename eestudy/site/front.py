@@ -37,21 +37,31 @@ QUESTIONS = {
                      ("No, it gains", "Yes", "No loss shown")),
     "static": Question("Is choosing when to stop, item by item, better than one fixed layer of the same cost?",
                        ("auc_dynamic_minus_static_same_cost",), ("Yes", "No, worse", "Not shown")),
-    "evidence": Question("Does what the graph finds help?", ("auc_retrieval_gain",), ("Yes", "No, it hurts",
-                                                                                      "Not shown")),
-    "llm": Question("Is the LLM more accurate than the best model without one?", (
-        "auc_llm_minus_best_classic_all_labels", "auc_llm_minus_best_baseline"), ("Yes", "No, less", "Not shown")),
+    "static_speed": Question("Is it faster than stopping everybody at the layer that validation chose?", (
+        "throughput_ratio_early_exit_vs_static_selected_as_they_come",
+        "throughput_ratio_early_exit_vs_static_selected"), ("Yes", "No, slower", "Not shown"), 1.0, "times"),
+    "evidence": Question("Does evidence in the prompt help, against a prompt without any?", ("auc_retrieval_gain",),
+                         ("Yes", "No, it hurts", "Not shown")),
+    "graph": Question("Do the users and items that the graph finds tell more than random ones (without an LLM)?",
+                      ("auc_evidence_logistic_graph_minus_random",), ("Yes", "No, less", "Not shown")),
+    "llm": Question("Is the LLM more accurate than the best model without one that learns from the same labels?", (
+        "auc_llm_minus_best_classic_same_labels", "auc_llm_minus_best_baseline"), ("Yes", "No, less", "Not shown")),
+    "all_labels": Question("And than the best one that learns from all labels there are?", (
+        "auc_llm_minus_best_classic_all_labels",), ("Yes", "No, less", "Not shown")),
 }  # fmt: skip
 CLAUSES = {  # for: above, below, neither, not measured
     "speed": ("Yes, they can be made {} times as fast", "No: they become slower, {} times as fast",
               "No gain in speed could be shown", "How much faster they become was not measured here"),
-    "loss": ("without losing accuracy", "at a price in accuracy", "and no loss of accuracy could be shown",
+    "loss": ("without losing accuracy", "at a price in accuracy",
+             "and no loss of accuracy could be shown (one of {} in AUC is not excluded)",
              "and what it costs in accuracy was not measured"),
     "static": ("Choosing when to stop, item by item, pays.", "But stopping everybody at one fixed layer is better.",
                "But stopping everybody at one fixed layer does as well, as far as can be shown.", ""),
-    "llm": ("And the LLM is more accurate than every model without one.",
-            "And a model without any LLM is more accurate, in microseconds.",
-            "And a model without any LLM, which takes microseconds, is as accurate, as far as can be shown.", ""),
+    "static_speed": ("", "Stopping everybody at the layer that validation chose is faster still.", "", ""),
+    "llm": ("And the LLM is more accurate than every model without one that learns from the same labels.",
+            "And a model without any LLM, taught with the same labels, is more accurate, in a fraction of the time.",
+            "And a model without any LLM, taught with the same labels, is as accurate, as far as can be shown, in a "
+            "fraction of the time.", ""),
 }  # fmt: skip
 
 
@@ -76,7 +86,10 @@ def answer(metrics: dict) -> str:
     said = {name: CLAUSES[name][side(item, QUESTIONS[name].zero)] for name, item in items.items()}
     if items["speed"]:
         said["speed"] = said["speed"].format(number(items["speed"]["value"], 1))
-    return " ".join(filter(None, (f"{said['speed']}, {said['loss']}.", said["static"], said["llm"])))
+    if items["loss"]:
+        said["loss"] = said["loss"].format(number(-items["loss"]["ci95"][0], 3))
+    return " ".join(filter(None, (f"{said['speed']}, {said['loss']}.", said["static"], said["static_speed"],
+                                  said["llm"])))  # fmt: skip
 
 
 def answers(metrics: dict) -> list[dict]:
@@ -84,9 +97,10 @@ def answers(metrics: dict) -> list[dict]:
     rows = []
     for question in QUESTIONS.values():
         item, ratio = entry(metrics, question), question.zero == 1.0
-        shown = with_interval(item, 1 if ratio else 3, signed=not ratio)
+        shown = f"{with_interval(item, 1 if ratio else 3, signed=not ratio)} {question.unit}"
+        shown += f", {item['n']} requests" if item and ratio and item["n"] else ""
         rows.append({"question": question.text, "answer": (*question.words, "Not measured")[side(item, question.zero)],
-                     "number": "" if item is None else f"{shown} {question.unit}"})  # fmt: skip
+                     "number": "" if item is None else shown})  # fmt: skip
     return rows
 
 

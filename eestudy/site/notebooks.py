@@ -21,6 +21,14 @@ TAGS = {"table", "thead", "tbody", "tr", "th", "td", "caption", "div", "p", "pre
 KEPT = ("text/html", "image/png", "text/plain")  # kinds of output that are shown
 FORMULA = re.compile(r"(\$\$.+?\$\$|(?<![\\$\w])\$[^$\n]+?\$(?!\w))", re.DOTALL)
 
+FOLDING = """{% extends "basic/index.html.j2" %}
+{% block codecell %}
+{%- if "solution" in cell.metadata.get("tags", ()) -%}
+<details><summary>Solution</summary>{{ super() }}</details>
+{%- else -%}{{ super() }}{%- endif -%}
+{% endblock codecell %}
+"""
+
 
 def safe(text: str) -> str:
     """HTML of an output without anything that could run, load or lay over the page.
@@ -91,5 +99,6 @@ def render(path: Path) -> tuple[str, str]:
             cell.source = with_formulas(cell.source)
         for output in cell.get("outputs", []):
             _prepare(output, heading)
-    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(template_name="basic", raw_template=FOLDING, exclude_input_prompt=True,
+                            exclude_output_prompt=True)  # fmt: skip
     return title, exporter.from_notebook_node(notebook)[0]

@@ -51,6 +51,7 @@
     const source = { measured: "Time: measured", interpolated: "Time: read off between measured settings, by work" }[now.latency_source] ?? "Time: not measured for this setting";
     at("latency-note").textContent = `${source}, on ${band.timed} timed requests. One prompt for each item takes ${band.plain_ms === null ? "a time that was not measured" : `${shown(band.plain_ms, 0)} ms`}.`;
     at("band-note").textContent = `${band.rows} test rows in ${band.requests} requests.`;
+    at("dataset-note").textContent = `From ${study().source}.`;
     at("policy-note").textContent = `Stops when this is at least the threshold: ${block.description}.`;
     at("threshold-note").textContent = told(block, place());
     controls.threshold.setAttribute("aria-valuetext", told(block, place()));
@@ -75,7 +76,8 @@
     const block = policy(), last = study().policies.find((one) => one.name === "static"), band = controls.band.value;
     const points = (one) => one.settings[band].auc.map((auc, i) => [one.settings[band].mean_exit_layer[i], auc]).filter(([, auc]) => auc !== null);
     const fixed = points(last), mine = points(block), now = measured(block, place()), all = [...fixed, ...mine];
-    const low = Math.min(...all.map(([, auc]) => auc)), high = Math.max(...all.map(([, auc]) => auc)), depth = study().layers.at(-1);
+    const interval = study().bands[band].auc_ci95 ?? [], heights = [...all.map(([, auc]) => auc), ...interval];
+    const low = Math.min(...heights), high = Math.max(...heights), depth = study().layers.at(-1);
     const x = (layer) => 50 + 410 * layer / depth, y = (auc) => 250 - 225 * (auc - low) / (high - low || 1);
     at("chart").replaceChildren(at("chart-title"));
     draw("path", { class: "axis", d: "M50 20V260H465", fill: "none" });
@@ -83,6 +85,7 @@
     for (const layer of study().layers) draw("text", { x: x(layer), y: 276, "text-anchor": "middle" }, layer);
     draw("text", { x: 255, y: 294, "text-anchor": "middle" }, "mean exit depth (layers)");
     draw("text", { x: 4, y: 12 }, "AUC");
+    if (interval.length) draw("path", { class: "static", d: `M${x(depth)} ${y(interval[0])}V${y(interval[1])}` });
     draw("path", { class: "static", d: "M" + fixed.map(([layer, auc]) => `${x(layer)} ${y(auc)}`).join("L") });
     for (const [layer, auc] of fixed) draw("rect", { x: x(layer) - 4, y: y(auc) - 4, width: 8, height: 8 });
     for (const [layer, auc] of mine) draw("circle", { class: "policy", cx: x(layer), cy: y(auc), r: 4 });
@@ -95,7 +98,7 @@
     at("walk").hidden = example === undefined;
     if (example === undefined) return;
     const stop = policy().exits[which][place()], layers = study().layers, says = (p) => (p > study().base_rate ? "yes" : "no");
-    at("outcome").textContent = `Stops after layer ${layers[stop]} of ${layers.at(-1)} and says ${says(example.p_yes[stop])} (${example.p_yes[stop].toFixed(3)}); full depth says ${says(example.p_yes.at(-1))} (${example.p_yes.at(-1).toFixed(3)}). The person ${example.label ? "clicked" : "did not click"}.`;
+    at("outcome").textContent = `Stops after layer ${layers[stop]} of ${layers.at(-1)} and says ${says(example.p_yes[stop])} (${example.p_yes[stop].toFixed(3)}; yes is above ${study().base_rate.toFixed(3)}, the click rate on validation); full depth says ${says(example.p_yes.at(-1))} (${example.p_yes.at(-1).toFixed(3)}). The person ${example.label ? "clicked" : "did not click"}.`;
     at("heads").replaceChildren(...example.p_yes.map((p, e) => {
       const row = make("tr", undefined, { class: e < stop ? "before" : e === stop ? "stop" : "after" });
       const bar = make("td", undefined, { class: "bars" });
@@ -148,7 +151,7 @@
     showExample();
   }
 
-  choices(controls.dataset, data.studies.map((one) => [one.dataset, `${one.dataset}, from ${one.source}`]), data.first);
+  choices(controls.dataset, data.studies.map((one) => [one.dataset, one.dataset]), data.first);
   controls.dataset.addEventListener("change", chooseDataset);
   controls.policy.addEventListener("change", choosePolicy);
   controls.threshold.addEventListener("input", () => { controls.risk.value = ""; show(); });
