@@ -75,11 +75,11 @@ KINDS = {"kills": _kills, "corruption": _corruption, "resources": _resources, "t
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the kinds that are named, or all; their rows of the table are kept where nothing was left out."""
+    """Run the kinds that are named, or all; their rows of the table are kept one by one."""
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("kinds", nargs="*", help=f"among {', '.join(KINDS)}; none: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--share", type=float, default=1.0, help="of the number of faults; only 1 keeps the table")
+    parser.add_argument("--share", type=float, default=1.0, help="of the number of faults")
     parser.add_argument("--list", action="store_true")
     given = parser.parse_args(arguments)
     if given.list or not set(given.kinds) <= set(KINDS):
@@ -93,8 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{found.fault}: {found.noticed} of {found.tried} noticed, {found.recovered} recovered, "
                       f"{found.lost} lost (seed {found.seed})", flush=True)  # fmt: skip
                 lost += not found.is_clean
-                if given.share == 1:
-                    keep([found])
+                keep(found)
         print(f"== {kind}: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
     return int(lost > 0)
 

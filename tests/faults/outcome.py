@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -45,12 +46,10 @@ class Outcome:
         return self.tried > 0 and self.noticed == self.recovered == self.tried and self.lost == 0
 
 
-def keep(outcomes: list[Outcome]) -> pd.DataFrame:
-    """Put outcomes into the committed table, in place of older ones of the same faults; returns the whole table."""
-    table = pd.DataFrame(map(asdict, outcomes))[["fault", "tried", "noticed", "recovered", "lost", "seed"]]
-    if TABLE.exists():
-        older = pd.read_csv(TABLE)
-        table = pd.concat([older[~older["fault"].isin(table["fault"])], table])
-    table = table.sort_values("fault", ignore_index=True)
-    artifacts.write_atomic(TABLE, table.to_csv(index=False, lineterminator="\n").encode())
-    return table
+def keep(outcome: Outcome, table: Path = TABLE) -> pd.DataFrame:
+    """Put an outcome into the committed table, unless it has more of the same fault and seed; returns the table."""
+    rows = pd.DataFrame([asdict(outcome)])[["fault", "tried", "noticed", "recovered", "lost", "seed"]]
+    rows = pd.concat([pd.read_csv(table), rows]) if table.exists() else rows
+    rows = rows.sort_values(["fault", "seed", "tried"], kind="stable").drop_duplicates(["fault", "seed"], keep="last")
+    artifacts.write_atomic(table, rows.to_csv(index=False, lineterminator="\n").encode())
+    return rows

@@ -3,8 +3,16 @@
 import pytest
 
 from faults import corruption, inputs, kills, numbers, resources, titles, together
+from faults.outcome import Outcome, keep
 
 SEED = 7
+
+
+def test_the_table_keeps_the_larger_attempt_of_a_fault_and_seed(tmp_path):
+    for tried, seed in ((5, 7), (9, 8), (3, 7), (9, 8)):
+        kept = keep(Outcome("a fault", seed, tried, tried, tried - (tried == 3)), tmp_path / "faults.csv")
+    assert kept[["seed", "tried", "recovered"]].to_numpy().tolist() == [[7, 5, 5], [8, 9, 9]]
+    assert len((tmp_path / "faults.csv").read_text().splitlines()) == 3
 
 
 def test_a_chain_that_is_killed_goes_on_to_the_same_result(tmp_path):
