@@ -116,13 +116,14 @@ def sweep(frame: pd.DataFrame, rules: Iterable[Policy], cfg: PolicyConfig) -> pd
     """
     p_yes = head_matrix(frame)[1]
     full = metrics.auc(frame["label"], p_yes[:, -1])
-    rows = []
+    rows, judged = [], {}  # rules that rank candidates alike walk alike: the same exits are judged once
     for rule in rules:
         for threshold in threshold_grid(rule, p_yes, cfg.n_thresholds):
             index = exit_index(rule, p_yes, threshold, cfg.min_exit)
             setting = {"policy": rule.name, "dynamic": rule.dynamic, "threshold": threshold,
                        "modal_exit_share": np.bincount(index).max() / len(index)}
-            rows.append(setting | judge(frame, index))
+            judged[index.tobytes()] = judged.get(index.tobytes()) or judge(frame, index)
+            rows.append(setting | judged[index.tobytes()])
     return pd.DataFrame(rows).assign(auc_loss=lambda table: full - table["auc"])
 
 
