@@ -386,7 +386,7 @@ def test_a_run_without_classic_models_says_nothing_of_them(built):
 
 def test_headline_has_exactly_the_promised_names(built):
     found = built[-1]
-    assert tuple(found["headline"]) == report.HEADLINE and len(report.HEADLINE) == 44
+    assert tuple(found["headline"]) == report.HEADLINE and len(report.HEADLINE) == 45
     assert found["headline"]["token_layer_fraction"] is None  # the synthetic 06 did not measure it
     for name in ("auc_early_exit", "auc_llm_minus_evidence_model", "layer_of_95_percent_of_gain_with_evidence"):
         assert set(found["headline"][name]) == {"value", "ci95", "n", "unit"}

@@ -62,7 +62,8 @@ def _saving_sentence(values: dict) -> str:
 def _speed_sentence(values: dict) -> str:
     names = {"early_exit_vs_plain": "early exit against the plain way",
              "early_exit_vs_packed_full_depth": "early exit against our own packed full depth",
-             "full_depth_vs_plain": "packed full depth against the plain way"}  # fmt: skip
+             "full_depth_vs_plain": "packed full depth against the plain way",
+             "early_exit_vs_static_selected": "early exit against everybody at the layer that validation chose"}
     texts = [f"{label}: {with_interval(values.get(f'throughput_ratio_{name}'), 2)}" for name, label in names.items()]
     drawn = with_interval(values.get("throughput_ratio_early_exit_vs_plain_as_they_come"), 2)
     return ("Requests per second as a ratio, on requests with the most candidates: " + "; ".join(texts)
