@@ -23,7 +23,6 @@ from eestudy.exit_policies.guarantees import (
 from eestudy.exit_policies.losses import (
     LOSSES,
     changed_pairs,
-    costs_at,
     exits_at,
     user_losses,
     user_mean,
@@ -58,6 +57,7 @@ from eestudy.exit_policies.rules import (
 )
 from eestudy.exit_policies.selection import (
     cost,
+    costs_at,
     head_matrix,
     judge,
     judged_rows,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from eestudy.exit_policies.rules import Policy, PolicyInputError
-from eestudy.exit_policies.selection import head_matrix, work
+from eestudy.exit_policies.selection import head_matrix
 from eestudy.exit_policies.walking import exit_index
 from eestudy.metrics.quality import row_log_loss
 
@@ -24,12 +24,6 @@ LOSSES = {
 def exits_at(policy: Policy, p_yes: np.ndarray, thresholds, min_exit: int = 0) -> np.ndarray:
     """Where each row leaves at each threshold: [n, E], [m] -> [n, m] 0-based exits."""
     return np.stack([exit_index(policy, p_yes, threshold, min_exit) for threshold in thresholds], axis=1)
-
-
-def costs_at(frame: pd.DataFrame, exits: np.ndarray) -> np.ndarray:
-    """Token-layers of each column of exits, as a share of full depth's: frame as from `judged_rows`, [n, m] -> [m]."""
-    full = work(frame, np.full(len(frame), len(head_matrix(frame)[0]) - 1)).sum()
-    return np.ascontiguousarray(work(frame, exits).T).sum(axis=1) / full
 
 
 def user_mean(values: np.ndarray, user_id) -> tuple[np.ndarray, np.ndarray]:

@@ -17,9 +17,8 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from eestudy.exit_policies.losses import costs_at
 from eestudy.exit_policies.rules import Policy, PolicyInputError, agreeing_heads, agrees, logit
-from eestudy.exit_policies.selection import head_matrix
+from eestudy.exit_policies.selection import costs_at, head_matrix
 
 
 def first_sure_exit(sureness: np.ndarray, threshold: float) -> np.ndarray:

@@ -83,6 +83,12 @@ def work(frame: pd.DataFrame, index: np.ndarray) -> np.ndarray:
     return token_layers(depth, frame["request_id"], frame["n_prefix_tokens"], frame["n_suffix_tokens"])
 
 
+def costs_at(frame: pd.DataFrame, exits: np.ndarray) -> np.ndarray:
+    """Token-layers of each column of exits, as a share of full depth's: frame as from `judged_rows`, [n, m] -> [m]."""
+    full = work(frame, np.full(len(frame), len(head_matrix(frame)[0]) - 1)).sum()
+    return np.ascontiguousarray(work(frame, exits).T).sum(axis=1) / full
+
+
 def cost(frame: pd.DataFrame, index: np.ndarray) -> dict:
     """Depth and work of given exits: mean_exit_layer, mean_exit_fraction, token_layer_fraction.
 
@@ -90,13 +96,12 @@ def cost(frame: pd.DataFrame, index: np.ndarray) -> dict:
         frame: as from `judged_rows`.
         index: [n] 0-based exits.
     """
-    layers, _ = head_matrix(frame)
-    mean_layer = float(layers[np.asarray(index)].mean())
-    full = work(frame, np.full(len(frame), len(layers) - 1))
+    layers, index = head_matrix(frame)[0], np.asarray(index)
+    mean_layer = float(layers[index].mean())
     return {
         "mean_exit_layer": mean_layer,
         "mean_exit_fraction": mean_layer / float(layers[-1]),
-        "token_layer_fraction": float(work(frame, index).sum() / full.sum()),
+        "token_layer_fraction": float(costs_at(frame, index[:, None])[0]),
     }
 
 
@@ -122,8 +127,9 @@ def sweep(frame: pd.DataFrame, rules: Iterable[Policy], cfg: PolicyConfig) -> pd
             index = exit_index(rule, p_yes, threshold, cfg.min_exit)
             setting = {"policy": rule.name, "dynamic": rule.dynamic, "threshold": threshold,
                        "modal_exit_share": np.bincount(index).max() / len(index)}
-            judged[index.tobytes()] = judged.get(index.tobytes()) or judge(frame, index)
-            rows.append(setting | judged[index.tobytes()])
+            if (walk := index.tobytes()) not in judged:
+                judged[walk] = judge(frame, index)
+            rows.append(setting | judged[walk])
     return pd.DataFrame(rows).assign(auc_loss=lambda table: full - table["auc"])
 
 
