@@ -69,7 +69,7 @@ def test_two_folders(tmp_path):
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
-    assert together.interrupted_notebook(tmp_path, 2, SEED).is_clean
+    assert together.interrupted_notebook(tmp_path / "notebook", 2, SEED).is_clean
 
 
 def test_spoilt_files_are_refused_or_counted(tmp_path):

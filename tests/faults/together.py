@@ -25,7 +25,7 @@ from pathlib import Path
 import stand_in
 from eestudy import chain, execution, pipeline
 here = Path(sys.argv[1])
-(here / "package").mkdir(exist_ok=True)
+(here / "package").mkdir(parents=True, exist_ok=True)
 stand_in.write_notebook(here / "notebooks", "a", "import time\\nprint('here', flush=True)\\ntime.sleep(60)")
 project = chain.Project(here / "notebooks", here / "package", {"a": chain.Step(writes=("a.json",))})
 execution.PROJECT = project
