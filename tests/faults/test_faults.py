@@ -72,6 +72,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert together.interrupted_notebook(tmp_path / "notebook", 2, SEED).is_clean
 
 
+def test_ctrl_c_in_the_chain(tmp_path):
+    outcome = together.interrupted_chain(kills.stand_in_chain(tmp_path, seconds_each=0.5), 2, 0.4, SEED)
+    assert outcome.is_clean and outcome.tried == 2
+
+
 def test_spoilt_files_are_refused_or_counted(tmp_path):
     assert inputs.files(tmp_path, 40, SEED).is_clean
 

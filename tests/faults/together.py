@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def other_folders(folder: Path, n_cases: int, seed: int) -> Outcome:
     return outcome
 
 
-def _interrupt(process: subprocess.Popen, outcome: Outcome) -> tuple[bool, str]:
+def _interrupt(process: subprocess.Popen) -> tuple[bool, str]:
     """Send Ctrl-C to the group; whether it ended in time, with the line that says how to go on, and left nobody."""
     family = psutil.Process(process.pid).children(recursive=True)
     start = time.perf_counter()
@@ -101,26 +102,43 @@ def interrupted_notebook(folder: Path, n_cases: int, seed: int) -> Outcome:
         while (line := process.stdout.readline()) and not line.startswith(until):
             pass
         time.sleep(rng.uniform(0, 1))
-        ended, what = _interrupt(process, outcome)
+        ended, what = _interrupt(process)
         outcome.count(ended and process.returncode == INTERRUPTED, not list(folder.rglob("*.tmp")), what)
     return outcome
 
 
 def interrupted_chain(made: Chain, n_cases: int, longest: float, seed: int) -> Outcome:
-    """Ctrl-C to a whole `make reproduce` at random moments of its notebooks; then it goes on to the same result."""
+    """Ctrl-C to a whole `make reproduce`, again and again, each time a notebook later; then it ends as it always does.
+
+    Args:
+        made: the chain; it begins anew where it came to its end before there were `n_cases`.
+        n_cases: interruptions in all.
+        longest: seconds after a notebook began.
+        seed: of the moments.
+    """
     outcome, rng = Outcome("Ctrl-C in the chain", seed), random.Random(seed)  # noqa: S311
     assert made.finish()[0] == 0
     wanted = made.result(made.folder)
-    for case in range(n_cases):
-        for copy in sorted((made.folder / "notebooks").glob("*.ipynb"))[case % 10:]:
-            copy.unlink()
-        process = made.start()
-        while (line := process.stdout.readline()) and not line.startswith("== "):
-            pass
-        time.sleep(rng.uniform(0, longest))
-        if process.poll() is not None:
-            continue
-        ended, what = _interrupt(process, outcome)
-        status, _ = made.finish()
-        outcome.count(ended, status == 0 and made.result(made.folder) == wanted and not made.leftovers(), what)
+    while outcome.tried < n_cases:
+        shutil.rmtree(made.folder)
+        ends: list[tuple[bool, str]] = []
+        while outcome.tried + len(ends) < n_cases and (end := _interrupt_later(made, bool(ends), longest, rng)):
+            ends.append(end)
+        right = made.finish()[0] == 0 and made.result(made.folder) == wanted and not made.leftovers()
+        for ended, what in ends:
+            outcome.count(ended, right, what)
     return outcome
+
+
+def _interrupt_later(made: Chain, is_second: bool, longest: float, rng) -> tuple[bool, str] | None:
+    """Interrupt a chain in the first notebook that it begins, or in the second; None where it ended before."""
+    process = made.start()
+    for _ in range(1 + is_second):
+        while (line := process.stdout.readline()) and not (line.startswith("== ") and " done in " not in line):
+            pass
+    if line:
+        time.sleep(rng.uniform(0, longest))
+    if not line or process.poll() is not None:
+        process.communicate()
+        return None
+    return _interrupt(process)
