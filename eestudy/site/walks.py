@@ -5,8 +5,8 @@ from __future__ import annotations
 from eestudy.untrusted import plain_text
 
 EVIDENCE = {  # column of the `evidence` table: what it is called on a page
-    "user_mean": "mean of the user's known ratings", "n_user": "the user's known ratings",
-    "item_mean": "mean of the item's known ratings", "n_item": "the item's known ratings",
+    "user_mean": "mean of the user's known ratings", "n_user": "number of the user's known ratings",
+    "item_mean": "mean of the item's known ratings", "n_item": "number of the item's known ratings",
     "others": "ratings of the item by similar users", "others_mean": "their mean",
     "own": "the user's ratings of similar items", "own_mean": "their mean",
 }  # fmt: skip
