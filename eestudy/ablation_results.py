@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from eestudy import artifacts, drawing
 from eestudy.artifacts import metric
 
+MAIN = "main"  # the row that most others are compared with
 LEVEL = 0.05  # family-wise, of the adjusted comparisons
 HEADLINE_ROWS = {"auc_retrieval_minus_own_no_retrieval_model": "only_both",
                  "auc_retrieval_minus_item_mean_prompt": "only_similar_users"}  # fmt: skip
@@ -91,7 +92,23 @@ def family_text(found: Ablations | None, family: str) -> str:
     """`family_sentences` as a Markdown list, or how to make them where there is no summary."""
     if found is None:
         return "Not measured for this dataset and profile: `make ablations` trains the models, a night or two."
-    return "".join(f"- {one}\n" for one in family_sentences(found, family))
+    return "".join(f"- {one}\n" for one in (*budget_sentences(found), *family_sentences(found, family)))
+
+
+def budget_sentences(found: Ablations) -> list[str]:
+    """How far `MAIN` comes at the common budget, in one sentence; none where it was not run.
+
+    What it has not learned there, no change can spoil.
+    """
+    curves = found.curves
+    lines = curves[(curves["row"] == MAIN) & (curves["mode"] == "both") & (curves["metric"] == "auc")
+                   & (curves["seed"] == 0)].dropna(subset="value").sort_values("exit_layer")  # fmt: skip
+    if lines.empty:
+        return []
+    last = lines.iloc[-1]
+    doubt = "" if last["lo"] > 0.5 else " That is not above chance for sure: this table then says little."
+    return [f"At the common budget the row {MAIN} comes to an AUC of {last['value']:.3f} "
+            f"[{last['lo']:.3f}, {last['hi']:.3f}] at full depth.{doubt}"]
 
 
 def duels_text(found: Ablations | None) -> str:

@@ -536,6 +536,16 @@ def test_headline_and_tables_tell_what_was_run():
     assert "make ablations" in ablation_results.family_text(None, "evidence")
 
 
+def test_a_main_row_that_learned_nothing_is_said():
+    texts = {}
+    for skill in (0, 3):
+        scores = made_up((6,), (skill,), 1).scores
+        both = pd.concat([scores, scores.assign(mode="none")], ignore_index=True)
+        texts[skill] = ablation_results.family_text(told_of({("main", 0): Finished({}, both, True)}), "evidence")
+        assert texts[skill].startswith("- At the common budget the row main comes to an AUC of 0.")
+    assert "says little" in texts[0] and "says little" not in texts[3]
+
+
 def test_the_summary_is_the_runs_own_else_the_committed_one(source):
     assert ablation_results.told(source) is None
     told = command.summarise(STUDY, source, keep=True)

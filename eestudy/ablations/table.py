@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
+from eestudy.ablation_results import MAIN
 from eestudy.config import MODES, StudyConfig
 
-MAIN = "main"
 ONE_KIND = {"both": (1.0, 0.0, 0.0), "similar_users": (0.0, 1.0, 0.0), "none": (0.0, 0.0, 1.0)}  # of evidence
 SEEDS = (0, 1, 2)
 WITHHELD = 0.3  # of the items: enough test rows to judge by
