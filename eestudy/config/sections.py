@@ -333,7 +333,7 @@ class BenchConfig(Section):
 
 
 class AblationConfig(Section):
-    """The common budget of `make ablations`: small enough for about ten minutes a row on two cores."""
+    """The common budget of `make ablations`: small enough for ten to twenty minutes a row on two cores."""
 
     n_label_rows: Count = Field(1000, description="rows to learn from: the first of those the study draws")
     n_select_rows: Count = Field(400, description="validation rows on which heads are calibrated and exits chosen")
