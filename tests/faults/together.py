@@ -124,6 +124,7 @@ def interrupted_chain(made: Chain, n_cases: int, longest: float, seed: int) -> O
         ends: list[tuple[bool, str]] = []
         while outcome.tried + len(ends) < n_cases and (end := _interrupt_later(made, bool(ends), longest, rng)):
             ends.append(end)
+        assert ends, "the chain ended before it could be interrupted: shorten `longest`"
         right = made.finish()[0] == 0 and made.result(made.folder) == wanted and not made.leftovers()
         for ended, what in ends:
             outcome.count(ended, right, what)
