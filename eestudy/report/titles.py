@@ -18,7 +18,7 @@ def title_blocks(run: artifacts.Run) -> list[tuple]:
         return [*injection, *privacy]
     return [
         *injection, ("table", probe_results.wordings(found).reset_index()),
-        ("text", "Defences, on the wordings that no training has shown; instructions in the candidate's title:"),
+        ("text", "Defences, on wordings that no training has shown (of the same kind); in the candidate's title:"),
         ("table", probe_results.defences(found).reset_index()),
         ("text", "And in the title of the latest item in the history:"),
         ("table", probe_results.defences(found, "history title").reset_index()),
