@@ -16,8 +16,8 @@ from eestudy.artifacts import metric
 
 MAIN = "main"  # the row that most others are compared with
 LEVEL = 0.05  # family-wise, of the adjusted comparisons
-HEADLINE_ROWS = {"auc_retrieval_minus_own_no_retrieval_model": "only_both",
-                 "auc_retrieval_minus_item_mean_prompt": "only_similar_users"}  # fmt: skip
+HEADLINE_ROWS = {"auc_retrieval_minus_own_no_retrieval_model": ("only_both", "only_none"),
+                 "auc_retrieval_minus_item_mean_prompt": ("only_both", "only_item_mean")}  # fmt: skip
 LEARNED = {"same labels": "", "same time": "_same_time", "a teacher": "_distilled"}  # truncated rivals, by their ending
 
 
@@ -63,9 +63,11 @@ def sentence(line: Mapping) -> str:
     if not np.isfinite(line["value"]):
         return f"{line['question']} Not run ({line['row']} against {line['compared_with']})."
     stale = " Measured by other code than today's." if line["state"] != "finished" else ""
-    return (f"{line['question']} AUC of {line['row']} {line['auc']:.3f}, of {line['compared_with']} at exit "
-            f"{line['at_exit']:.0f} {line['auc_compared']:.3f}: {line['value']:+.3f} (95 % interval "
-            f"{line['lo']:+.3f} to {line['hi']:+.3f}; adjusted p {line['p_holm']:.3f}): {answer(line)}.{stale}")
+    seeds = f"{line['seeds']:.0f} seeds, between them ±{line['sd']:.3f}" if line["seeds"] > 1 else "one training each"
+    return (f"{line['question']} AUC of {line['row']} (evidence: {line['mode']}) {line['auc']:.3f}, of "
+            f"{line['compared_with']} at exit {line['at_exit']:.0f} {line['auc_compared']:.3f}: {line['value']:+.3f} "
+            f"(95 % interval {line['lo']:+.3f} to {line['hi']:+.3f}; adjusted p {line['p_holm']:.3f}; {seeds}): "
+            f"{answer(line)}.{stale}")
 
 
 def family_table(found: Ablations, family: str) -> pd.DataFrame:
@@ -74,9 +76,10 @@ def family_table(found: Ablations, family: str) -> pd.DataFrame:
     said = [f"{line['value']:+.3f} [{line['lo']:+.3f}, {line['hi']:+.3f}]" if np.isfinite(line["value"]) else ""
             for line in lines.to_dict("records")]  # fmt: skip
     return pd.DataFrame({
-        "question": lines["question"], "row": lines["row"], "AUC": lines["auc"].round(3),
+        "question": lines["question"], "row": lines["row"], "evidence": lines["mode"], "AUC": lines["auc"].round(3),
         "against": lines["compared_with"], "AUC there": lines["auc_compared"].round(3), "difference": said,
-        "adjusted p": lines["p_holm"].round(3), "answer": [answer(line) for line in lines.to_dict("records")],
+        "seeds": lines["seeds"], "adjusted p": lines["p_holm"].round(3),
+        "answer": [answer(line) for line in lines.to_dict("records")],
     }).astype(object).fillna("").set_index("row")  # fmt: skip
 
 
@@ -84,7 +87,7 @@ def family_sentences(found: Ablations, family: str) -> list[str]:
     """One sentence for each comparison of a family that was run, and one that counts the others."""
     lines = found.comparisons[found.comparisons["family"] == family]
     run = lines["value"].notna()
-    missing = [f"Not run: {', '.join(lines.loc[~run, 'row'])}."] if not run.all() else []
+    missing = [f"Not run: {', '.join(lines.loc[~run, 'row'].unique())}."] if not run.all() else []
     return [sentence(line) for line in lines[run].to_dict("records")] + missing
 
 
@@ -117,10 +120,10 @@ def duels_text(found: Ablations | None) -> str:
 
 
 def duel_sentence(line: Mapping) -> str:
-    """A line of the duels in words: dynamic exit against a truncated model that is no slower."""
+    """A line of the duels in words: dynamic exit against the best truncated model, in that model's time."""
     if not np.isfinite(line["value"]):
-        return f"Dynamic exit against a truncated model that is no slower ({line['learned']}): not measured."
-    who = f"the best truncated model that is no slower ({line['rivals']}; {line['learned']})"
+        return f"Dynamic exit against the best truncated model, in its time ({line['learned']}): not measured."
+    who = f"the truncated model that validation chose ({line['rivals']}; {line['learned']})"
     word = "better" if line["lo"] > 0 else "worse" if line["hi"] < 0 else "no clear difference"
     return (f"Dynamic exit ({line['dynamic_ms']:.0f} ms a request) less {who}, {line['static_ms']:.0f} ms: AUC "
             f"{line['value']:+.3f} [{line['lo']:+.3f}, {line['hi']:+.3f}] over {line['seeds']:.0f} seeds: {word}.")
@@ -128,9 +131,10 @@ def duel_sentence(line: Mapping) -> str:
 
 def headline_entries(found: Ablations | None) -> list[dict]:
     """Headline entries of the table, null where it, or a row of it, is missing."""
-    lines = {} if found is None else found.comparisons.set_index("row").to_dict("index")
+    lines = {} if found is None else {(line["row"], line["compared_with"]): line
+                                      for line in found.comparisons.to_dict("records")}  # fmt: skip
     duels = {} if found is None else found.duels.set_index("learned").to_dict("index")
-    return [*(_entry(name, lines.get(row)) for name, row in HEADLINE_ROWS.items()),
+    return [*(_entry(name, lines.get(pair)) for name, pair in HEADLINE_ROWS.items()),
             *(_entry(f"auc_dynamic_minus_static_same_latency{ending}", duels.get(learned))
               for learned, ending in LEARNED.items())]  # fmt: skip
 

@@ -63,17 +63,18 @@ def test_every_row_has_settings_that_can_stand(dataset, profile):
         assert changed.seed == seed and changed.data.n_test_rows == cfg.ablation.n_test_rows
         kept = changed.backbone.n_layers_kept or cfg.heads.exit_layers[-1]
         assert exit_heads.check_exit_layers(changed.heads.exit_layers, kept)
-        if row.compared_with:
-            other = table[names.index(row.compared_with)]
-            assert names.index(row.compared_with) < names.index(row.name), "what is compared with comes first"
+        for name in row.compared_with:
+            other = table[names.index(name)]
+            assert names.index(name) < names.index(row.name), "what is compared with comes first"
             assert row.at_exit is None or row.at_exit in ablations.settings_of(other, cfg, 0).heads.exit_layers
+            assert set(row.seeds) & set(other.seeds)
 
 
 def test_static_models_see_as_many_labels_as_their_speed_affords():
     cfg = config.load("ml-100k", "laptop")
-    assert static_depths(cfg) == [6, 10, 15]
+    assert static_depths(cfg) == [4, 6, 10, 15]
     table = {row.name: ablations.settings_of(row, cfg, 0) for row in ablations.all_rows(cfg)}
-    for k in (6, 10, 15):
+    for k in (4, 6, 10, 15):
         assert table[f"static_{k}"].data.n_label_rows == cfg.ablation.n_label_rows
         assert table[f"static_{k}_same_time"].data.n_label_rows == pytest.approx(30 / k * cfg.ablation.n_label_rows)
 
@@ -476,7 +477,7 @@ def made_up(layers, skill, seed=0, n_users=60):
 
 
 def test_comparisons_count_those_not_run_and_invent_nothing():
-    table = (Row("main", "?", "heads", compared_with=""), Row("good", "Better?", "heads"),
+    table = (Row("main", "?", "heads", compared_with=()), Row("good", "Better?", "heads"),
              Row("same", "Same?", "heads"), Row("missing", "More?", "heads"))
     results = {("main", 0): made_up((1, 2), (0, 0.5)), ("good", 0): made_up((1, 2), (0, 3), seed=1),
                ("same", 0): made_up((2,), (0.5,), seed=2)}
@@ -490,8 +491,39 @@ def test_comparisons_count_those_not_run_and_invent_nothing():
     missing = found.loc["missing"]
     assert missing[["value", "lo", "p", "p_holm"]].isna().all() and missing["state"] == "not run"
     told = [ablation_results.sentence(line) for line in found.reset_index().to_dict("records")]
-    assert told[0].startswith("Better? AUC of good 0.") and told[0].endswith("higher.")
+    assert told[0].startswith("Better? AUC of good (evidence: both) 0.") and told[0].endswith("higher.")
     assert told[1].endswith("no difference shown.") and told[2] == "More? Not run (missing against main)."
+
+
+def test_a_comparison_is_made_in_every_shared_mode_and_of_every_shared_seed():
+    table = (Row("main", "?", "heads", compared_with=(), modes=("both", "none"), seeds=(0, 1, 2)),
+             Row("text", "Worse?", "controls", modes=("both", "none"), seeds=(0, 1, 2)),
+             Row("other", "Worse?", "evidence", compared_with=("main", "text"), modes=("similar_users",)))
+    assert [(row.name, against.name, *modes) for row, against, *modes in analysis.declared(table)] == [
+        ("text", "main", "both", "both"), ("text", "main", "none", "none"),
+        ("other", "main", "similar_users", "both"), ("other", "text", "similar_users", "both")]
+    results = {("main", seed): made_up((2,), (1.0,), seed) for seed in (0, 1, 2)}
+    results |= {("text", seed): made_up((2,), (0.5,), 7 + seed) for seed in (0, 1)}
+    results = {key: Finished({}, pd.concat([one.scores, one.scores.assign(mode="none")]), True)
+               for key, one in results.items()}  # fmt: skip
+    line = analysis.compare_all(table, results, toys.study()).iloc[0]
+    alone = [analysis.compare_all(table, {(name, 0): results[name, seed] for name in ("main", "text")},
+                                  toys.study()).iloc[0] for seed in (0, 1)]  # fmt: skip
+    values = [one["value"] for one in alone]
+    assert line["seeds"] == 2 and line["value"] == pytest.approx(np.mean(values))
+    assert line["sd"] == pytest.approx(np.std(values, ddof=1)) and np.isnan(alone[0]["sd"])
+    assert line["hi"] - line["lo"] < max(one["hi"] - one["lo"] for one in alone)
+
+
+def test_heads_are_compared_at_an_exit_that_both_have():
+    table = (Row("main", "?", "heads", compared_with=()), Row("few", "?", "heads", at_exit=2),
+             Row("deep", "?", "heads", at_exit=2))
+    results = {("main", 0): made_up((1, 2, 3), (0, 0.5, 2)), ("few", 0): made_up((2, 3), (2, 0), 1),
+               ("deep", 0): made_up((3,), (2,), 2)}
+    found = analysis.compare_all(table, results, toys.study()).set_index("row")
+    assert found["at_exit"].tolist() == [2, 3]
+    test = analysis.test_rows(results["few", 0], "both")
+    assert found.loc["few", "auc"] == analysis.metrics.auc(test["label"], test["p_yes_2"])
 
 
 def test_curves_hold_every_exit_and_show_missing_rows():
@@ -509,7 +541,7 @@ NAMES = ["auc_retrieval_minus_own_no_retrieval_model", "auc_retrieval_minus_item
 
 
 def told_of(results):
-    tables = analysis.summary(toys.study(), results, pd.DataFrame(), pd.DataFrame())
+    tables = analysis.summary(toys.study(), results, pd.DataFrame(), pd.DataFrame(), "")
     return ablation_results.Ablations(**tables, own=True)
 
 
@@ -525,11 +557,12 @@ def test_headline_and_tables_tell_what_was_run():
         found.scores["mode"] = mode
     told = told_of(results)
     entry = ablation_results.headline_entries(told)[0]
-    line = told.comparisons.set_index("row").loc["only_both"]
+    line = told.comparisons.set_index(["row", "compared_with"]).loc[("only_both", "only_none")]
     assert entry["value"] == pytest.approx(line["value"], abs=1e-6) and entry["value"] > 0 and entry["n"] == 180
     assert entry["ci95"] == pytest.approx([line["lo"], line["hi"]], abs=1e-6)
     shown = ablation_results.family_table(told, "evidence")
-    assert shown.loc["only_both", "answer"] == "higher" and shown.loc["only_similar_users", "answer"] == "not run"
+    assert shown.loc["only_both", "answer"].tolist() == ["higher", "not run"]
+    assert shown.loc["only_similar_users", "answer"] == "not run"
     said = ablation_results.family_sentences(told, "evidence")
     assert len(said) == 2 and "only_both" in said[0] and said[1].startswith("Not run: only_item_mean")
     assert ablation_results.family_text(told, "evidence") == "".join(f"- {one}\n" for one in said)
@@ -559,25 +592,37 @@ def latency_table(ms):
     return pd.DataFrame([{"contender": name, "workload": "drawn", "seconds": t / 1000} for name, t in ms.items()])
 
 
-def test_the_rival_is_chosen_on_validation_among_those_no_slower():
+def test_the_rival_is_chosen_on_validation_and_early_exit_gets_its_time():
     cfg = toys.study()
     assert static_depths(cfg) == [1, 2, 3]
     results = {("main", 0): made_up(range(1, 7), (0.5, 0.8, 1, 1.5, 1.5, 1.5)), ("static_3", 0): made_up((3,), (3,), 3),
                ("static_1", 0): made_up((1,), (0.2,), 1), ("static_2", 0): made_up((2,), (1.0,), 2)}
     latency = latency_table({f"packed_static_{k}": 10 * k for k in (1, 2, 3, 6)} | {"packed_early_exit": 45})
-    policies = pd.DataFrame({"policy": ["static", "margin"], "split": "test", "selected": True,
-                             "token_layer_fraction": [0.2, 0.5]})
-    assert analysis.overhead(latency, policies, 6) == pytest.approx(1.5)
-    each_ms = analysis.same_latency(results, cfg, latency, 1.0)["dynamic_ms"][0]
-    told = analysis.same_latency(results, cfg, latency, 40 / each_ms)
-    assert told["seeds"] == 1 and told["dynamic_ms"][0] == pytest.approx(40) and told["static_ms"] == [30]
-    assert told["rivals"] == ["static_3"] and told["value"] < 0
-    quick = analysis.same_latency(results, cfg, latency, 25 / each_ms)  # too little time for 3 layers
-    assert quick["rivals"] == ["static_2"] and quick["static_ms"] == [20] and quick["value"] > told["value"]
-    assert analysis.same_latency(results, cfg, latency, 1e-3) is None
+    told = analysis.same_latency(results, cfg, latency, 1.0)
+    assert told["seeds"] == 1 and told["rivals"] == ["static_3"] and told["static_ms"] == [30]
+    assert 10 < told["dynamic_ms"][0] <= 30 and told["value"] < 0
+    slow = analysis.same_latency(results, cfg, latency, 1.5)  # leaving early costs more: fewer layers fit
+    assert slow["dynamic_ms"][0] <= 30 and slow["static_ms"] == [30]
+    assert analysis.same_latency(results, cfg, latency, 10) is None  # not even the first exit fits
     assert analysis.same_latency({**results, ("static_2", 0): None}, cfg, latency, 1.0) is None
     assert analysis.same_latency(results, cfg, latency.iloc[:0], 1.0) is None
-    duels = analysis.duel_table(results, cfg, latency, policies).set_index("learned")
+
+
+def test_the_overhead_is_that_of_the_policy_that_was_timed():
+    latency = latency_table({f"packed_static_{k}": 10 * k for k in (1, 2, 3, 6)} | {"packed_early_exit": 45})
+    policies = pd.DataFrame({"policy": ["static", "confidence", "margin"], "split": "test", "selected": True,
+                             "token_layer_fraction": [0.2, 0.9, 0.5]})
+    assert analysis.overhead(latency, policies, "margin", 6) == pytest.approx(1.5)
+    assert np.isnan(analysis.overhead(latency, policies, "", 6))
+
+
+def test_duels_are_told_or_said_not_to_be_measured():
+    cfg = toys.study()
+    results = {("main", 0): made_up(range(1, 7), (0.5, 0.8, 1, 1.5, 1.5, 1.5))}
+    results |= {(f"static_{k}", 0): made_up((k,), (k,), k) for k in (1, 2, 3)}
+    latency = latency_table({f"packed_static_{k}": 10 * k for k in (1, 2, 3, 6)} | {"packed_early_exit": 30})
+    policies = pd.DataFrame({"policy": ["margin"], "split": "test", "selected": True, "token_layer_fraction": [0.5]})
+    duels = analysis.duel_table(results, cfg, latency, policies, "margin").set_index("learned")
     assert duels.loc["same labels", "rivals"] and np.isnan(duels.loc["same time", "value"])
     first, second, _ = map(ablation_results.duel_sentence, duels.reset_index().to_dict("records"))
     assert first.endswith(("better.", "worse.", "no clear difference.")) and "not measured" in second

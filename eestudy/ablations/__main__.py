@@ -5,6 +5,7 @@ A row that is finished, here or committed, is not run again; one that was killed
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 
@@ -67,8 +68,11 @@ def run_all(
         sources: the study's run of each seed.
         budget: minutes; a row is begun only where the longest row so far would still fit. None: no limit.
         keep: copy each finished row to the committed results.
+
+    Raises:
+        ValueError: at the end, where rows failed; it names them.
     """
-    began, longest = time.perf_counter(), 0.0
+    began, longest, failed = time.perf_counter(), 0.0, []
     for row, seed in each_seed(chosen):
         found = rows.find_finished(row, cfg, seed, sources[seed])
         if found is not None and found.current:
@@ -80,11 +84,18 @@ def run_all(
             print(f"== the budget of {budget:g} minutes is used; the next row would be {row.name}, seed {seed}")
             return
         start = time.perf_counter()
-        rows.run_row(row, cfg, seed, sources[seed])
+        try:
+            rows.run_row(row, cfg, seed, sources[seed])
+        except (ValueError, FloatingPointError) as error:
+            failed.append(f"{row.name}, seed {seed}: {error}")
+            print(f"== ablation {failed[-1]}: the others go on", flush=True)
+            continue
         if keep:
             rows.keep_row(row, seed, sources[seed])
         longest = max(longest, time.perf_counter() - start)
         print(f"== ablation {row.name}, seed {seed}: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+    if failed:
+        raise ValueError(f"rows that failed: {'; '.join(failed)}")
 
 
 def summarise(cfg: config.StudyConfig, run: artifacts.Run, keep: bool) -> dict[str, pd.DataFrame]:
@@ -99,12 +110,21 @@ def summarise(cfg: config.StudyConfig, run: artifacts.Run, keep: bool) -> dict[s
         The tables of `analysis.summary`, by name.
     """
     times = [artifacts.measured_or_committed(run, name) for name in ("latency.csv", "policies.csv")]
-    told = analysis.summary(cfg, rows.find_all(cfg, run.dataset, run.profile), *times)
+    told = analysis.summary(cfg, rows.find_all(cfg, run.dataset, run.profile), *times, timed_policy(run))
     for name, frame in zip(artifacts.ABLATIONS, told.values(), strict=True):
         artifacts.write_table(run, name, frame)
         if keep:
             artifacts.write_atomic(ablation_results.kept_folder(run) / name, artifacts.read_bytes(run, name))
     return told
+
+
+def timed_policy(run: artifacts.Run) -> str:
+    """Which policy notebook 07 timed, in the run, else in its committed reference; '' where there is neither."""
+    name = "selected_policy.json"
+    if artifacts.artifact_hash(run, name):
+        return artifacts.read_json(run, name)["policy"]
+    path = artifacts.reference_dir() / artifacts.study_name(run.dataset) / run.profile / name
+    return json.loads(path.read_text())["policy"] if path.exists() else ""
 
 
 def listing(chosen: tuple[Row, ...], cfg: config.StudyConfig, sources: dict[int, artifacts.Run]) -> str:

@@ -107,42 +107,63 @@ def holm(p: Sequence[float], n_tests: int | None = None) -> np.ndarray:
     return adjusted
 
 
+def declared(table: Sequence[Row]) -> list[tuple[Row, Row, str, str]]:
+    """Every comparison of the table: (row, other row, mode of the one, mode of the other).
+
+    In each mode that both are scored in; where there is none, in the first of each: a model that knows one kind of
+    evidence against one that knows another.
+    """
+    named, found = {row.name: row for row in table}, []
+    for row, other in [(row, named[name]) for row in table for name in row.compared_with]:
+        shared = [(mode, mode) for mode in row.modes if mode in other.modes]
+        found += [(row, other, *modes) for modes in shared or [(row.modes[0], other.modes[0])]]
+    return found
+
+
 def compare_all(table: Sequence[Row], results: Results, cfg: StudyConfig) -> pd.DataFrame:
-    """Every declared comparison: a row's AUC at full depth less that of the row it is compared with, same test rows.
+    """Every declared comparison: a row's AUC less that of the row it is compared with, on the same test rows.
 
     Args:
-        table: the rows; those with `compared_with` are the family of tests, whether run or not.
-        results: what was found; the comparison is of each row's first seed.
+        table: the rows; what `declared` makes of them is the family of tests, whether run or not.
+        results: what was found; seeds of which both rows were run count.
         cfg: resamples and seed of the intervals.
 
     Returns:
-        Columns row, family, compared_with, at_exit, question, auc, auc_compared, value (difference), lo, hi (95 %),
-        n, p, p_holm, state.
+        Columns row, family, compared_with, mode, at_exit, question, auc, auc_compared, value (difference; means over
+        the seeds), lo, hi (95 %, users resampled, the same ones for every seed), n, seeds, sd (of the difference,
+        between seeds; NaN for one), p, p_holm, state.
     """
-    rows = {row.name: row for row in table}
-    lines = [_compare(row, rows[row.compared_with], results, cfg) for row in table if row.compared_with]
-    frame = pd.DataFrame(lines)
+    frame = pd.DataFrame([_compare(*pair, results, cfg) for pair in declared(table)])
     if len(frame):
         known = frame["p"].notna()
         frame.loc[known, "p_holm"] = holm(frame.loc[known, "p"], len(frame))
     return frame
 
 
-def _compare(row: Row, other: Row, results: Results, cfg: StudyConfig) -> dict:
-    line = {"row": row.name, "family": row.family, "compared_with": other.name, "at_exit": row.at_exit,
-            "question": row.question, "auc": np.nan, "auc_compared": np.nan, **NOT_RUN, "p": np.nan, "p_holm": np.nan,
-            "state": "not run"}  # fmt: skip
-    ours, theirs = results.get((row.name, row.seeds[0])), results.get((other.name, row.seeds[0]))
-    if ours is None or theirs is None:
+def _compare(row: Row, other: Row, mode: str, other_mode: str, results: Results, cfg: StudyConfig) -> dict:
+    line = {"row": row.name, "family": row.family, "compared_with": other.name, "mode": mode, "at_exit": row.at_exit,
+            "question": row.question, "auc": np.nan, "auc_compared": np.nan, **NOT_RUN, "seeds": 0, "sd": np.nan,
+            "p": np.nan, "p_holm": np.nan, "state": "not run"}  # fmt: skip
+    both = [(results.get((row.name, seed)), results.get((other.name, seed))) for seed in row.seeds]
+    both = [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
+    if not both:
         return line
-    mode = row.modes[0] if row.modes[0] in other.modes else other.modes[0]
-    at_exit = row.at_exit or last_exit(theirs)
-    pair = paired(ours, theirs, row.modes[0], mode, last_exit(ours), at_exit)
-    auc, auc_compared, samples = auc_difference(pair, cfg)
+    exits = [_exits(row, *two) for two in both]
+    pairs = [paired(*two, mode, other_mode, *at) for two, at in zip(both, exits, strict=True)]
+    auc, auc_compared, samples = zip(*(auc_difference(pair, cfg) for pair in pairs), strict=True)
+    gaps, samples = np.subtract(auc, auc_compared), np.mean(samples, axis=0)
     low, high = metrics.interval(samples) or (np.nan, np.nan)
-    state = "finished" if ours.current and theirs.current else "of other code"
-    return line | {"at_exit": at_exit, "auc": auc, "auc_compared": auc_compared, "value": auc - auc_compared,
-                   "lo": low, "hi": high, "n": len(pair), "p": two_sided_p(samples), "state": state}  # fmt: skip
+    state = "finished" if all(one.current for two in both for one in two) else "of other code"
+    return line | {"at_exit": exits[0][1], "auc": np.mean(auc), "auc_compared": np.mean(auc_compared),
+                   "value": np.mean(gaps), "lo": low, "hi": high, "n": len(pairs[0]), "seeds": len(both),
+                   "sd": np.std(gaps, ddof=1) if len(both) > 1 else np.nan, "p": two_sided_p(samples),
+                   "state": state}  # fmt: skip
+
+
+def _exits(row: Row, ours: Finished, theirs: Finished) -> tuple[int, int]:
+    """At which exits the two are read: `at_exit` where both have it, else each one's last."""
+    shared = all(row.at_exit in exit_policies.head_matrix(one.scores)[0] for one in (ours, theirs))
+    return (row.at_exit, row.at_exit) if shared else (last_exit(ours), last_exit(theirs))
 
 
 def seed_spread(table: Sequence[Row], results: Results) -> pd.DataFrame:
@@ -181,16 +202,17 @@ def latency_of(latency: pd.DataFrame):
     return lambda layers: float(np.interp(layers, depth[order], measured.to_numpy()[order]))
 
 
-def overhead(latency: pd.DataFrame, policies: pd.DataFrame, depth: int) -> float:
+def overhead(latency: pd.DataFrame, policies: pd.DataFrame, timed: str, depth: int) -> float:
     """What leaving early costs beyond its token-layers: measured time of the study's policy over a static model's of
     the same work; NaN where it was not measured.
 
     Args:
         latency, policies: artifacts of the study's run.
+        timed: the policy that was timed, of `selected_policy.json`.
         depth: layers of the whole model.
     """
     chosen = policies[policies["selected"].astype(bool) & (policies["split"] == "test")
-                      & ~policies["policy"].str.startswith(("static", "shuffled", "oracle"))]  # fmt: skip
+                      & (policies["policy"] == timed)]  # fmt: skip
     summary, milliseconds = report.latency_summary(latency), latency_of(latency)
     if chosen.empty or milliseconds is None or "packed_early_exit" not in summary.index:
         return float("nan")
@@ -198,12 +220,24 @@ def overhead(latency: pd.DataFrame, policies: pd.DataFrame, depth: int) -> float
     return float(summary.loc["packed_early_exit", "latency_ms_p50"] / same_work)
 
 
-def choose_policy(select: pd.DataFrame, cfg: StudyConfig) -> tuple[exit_policies.Policy, float, float]:
-    """The study's own rule on a row's selection rows: (policy, threshold, its token-layer fraction there)."""
+def choose_policy(select: pd.DataFrame, cfg: StudyConfig, fits) -> tuple[exit_policies.Policy, float, float] | None:
+    """The best dynamic rule and threshold on a row's selection rows, by AUC, among those that are fast enough there.
+
+    Args:
+        select: from `select_rows`.
+        cfg: rules and grid.
+        fits: of a token-layer fraction: whether it is fast enough.
+
+    Returns:
+        Policy, threshold, its token-layer fraction; None where nothing that treats candidates differently fits.
+    """
     rules = exit_policies.policies(float(select["label"].mean()), cfg.policy)
     swept = exit_policies.sweep(select, [rule for rule in rules.values() if rule.dynamic], cfg.policy)
-    chosen = exit_policies.select(exit_policies.really_dynamic(swept, cfg.policy.min_dynamic_share),
-                                  cfg.policy.max_auc_loss)  # fmt: skip
+    swept = exit_policies.really_dynamic(swept, cfg.policy.min_dynamic_share)
+    fast = swept[swept["token_layer_fraction"].map(fits)]
+    if fast.empty:
+        return None
+    chosen = fast.loc[fast["auc"].idxmax()]
     return rules[chosen["policy"]], float(chosen["threshold"]), float(chosen["token_layer_fraction"])
 
 
@@ -216,7 +250,11 @@ def select_rows(found: Finished, mode: str = "both") -> pd.DataFrame:
 def same_latency(
     results: Results, cfg: StudyConfig, latency: pd.DataFrame, factor: float, kind: str = ""
 ) -> dict | None:  # fmt: skip
-    """AUC of the dynamic policy less that of the best truncated model that is no slower, both chosen on validation.
+    """AUC of the dynamic policy that is no slower than the best truncated model, less that model's.
+
+    Validation chooses the depth of the truncated model, by AUC, and then rule and threshold, by AUC among those whose
+    time is at most that model's: as measured over depths, times what leaving early was measured to cost beyond its
+    token-layers.
 
     Args:
         results: what was found.
@@ -227,7 +265,7 @@ def same_latency(
 
     Returns:
         value, ci95 (paired over users, averaged over the seeds that were run), n, seeds, rivals, milliseconds of both;
-        None where a row, a latency, or a rival that is fast enough is missing.
+        None where a row or a latency is missing, or no threshold is fast enough.
     """
     each = [_duel(results, cfg, seed, latency_of(latency), factor, kind) for seed in (0, 1, 2)] if len(latency) else []
     each = [duel for duel in each if duel]
@@ -245,38 +283,44 @@ def _duel(results: Results, cfg: StudyConfig, seed: int, milliseconds, factor: f
     static = {k: results.get((f"static_{k}{kind}", seed)) for k in static_depths(cfg)}
     if main is None or milliseconds is None or not np.isfinite(factor) or None in static.values():
         return None
-    policy, threshold, fraction = choose_policy(select_rows(main), cfg)
-    dynamic_ms = factor * milliseconds(cfg.heads.exit_layers[-1] * fraction)
-    fast = {k: select_rows(one) for k, one in static.items() if milliseconds(k) <= dynamic_ms}
-    if not fast:
+    chosen = {k: select_rows(one) for k, one in static.items()}
+    rival = max(chosen, key=lambda k: metrics.auc(chosen[k]["label"], chosen[k][f"p_yes_{k}"]))
+
+    def dynamic_ms(fraction):
+        return factor * milliseconds(cfg.heads.exit_layers[-1] * fraction)
+
+    best = choose_policy(select_rows(main), cfg, lambda fraction: dynamic_ms(fraction) <= milliseconds(rival))
+    if best is None:
         return None
-    rival = max(fast, key=lambda k: metrics.auc(fast[k]["label"], fast[k][f"p_yes_{k}"]))
-    test = test_rows(main, "both")
+    (policy, threshold, fraction), test = best, test_rows(main, "both")
     p_yes = exit_policies.head_matrix(test)[1]
     left = exit_policies.exit_scores(p_yes, exit_policies.exit_index(policy, p_yes, threshold, cfg.policy.min_exit))
     theirs = test_rows(static[rival], "both")[["row", f"p_yes_{rival}"]].set_axis(["row", "b"], axis=1)
     pair = test[["row", "user_id", "label"]].assign(a=left).merge(theirs, on="row", validate="one_to_one")
     auc, auc_rival, samples = auc_difference(pair, cfg)
     return {"value": auc - auc_rival, "samples": samples, "n": len(pair), "rival": f"static_{rival}{kind}",
-            "dynamic_ms": dynamic_ms, "static_ms": milliseconds(rival)}  # fmt: skip
+            "dynamic_ms": dynamic_ms(fraction), "static_ms": milliseconds(rival)}  # fmt: skip
 
 
 # --- what is told ---------------------------------------------------------------------------------------------
 
 
-def duel_table(results: Results, cfg: StudyConfig, latency: pd.DataFrame, policies: pd.DataFrame) -> pd.DataFrame:
+def duel_table(
+    results: Results, cfg: StudyConfig, latency: pd.DataFrame, policies: pd.DataFrame, timed: str
+) -> pd.DataFrame:  # fmt: skip
     """Dynamic exit against truncated models at the same latency, one line each for what these learned with.
 
     Args:
         results: what was found.
         cfg: the study's own settings.
-        latency, policies: of the study's run, or of its committed reference.
+        latency, policies, timed: of the study's run, or of its committed reference, as for `overhead`.
 
     Returns:
         Columns learned (of `ablation_results.LEARNED`), value, lo, hi, n, seeds, rivals (one a seed), dynamic_ms and
         static_ms (means over seeds); NaN where something is missing.
     """
-    factor, lines = overhead(latency, policies, cfg.heads.exit_layers[-1]) if len(latency) else np.nan, []
+    depth, lines = cfg.heads.exit_layers[-1], []
+    factor = overhead(latency, policies, timed, depth) if len(latency) else np.nan
     for learned, kind in ablation_results.LEARNED.items():
         told, line = same_latency(results, cfg, latency, factor, kind), {"learned": learned, **NOT_RUN}
         if told is None:
@@ -289,15 +333,16 @@ def duel_table(results: Results, cfg: StudyConfig, latency: pd.DataFrame, polici
 
 
 def summary(
-    cfg: StudyConfig, results: Results, latency: pd.DataFrame, policies: pd.DataFrame
+    cfg: StudyConfig, results: Results, latency: pd.DataFrame, policies: pd.DataFrame, timed: str
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """The four tables of `ablation_results.Ablations`, by name, in their order.
 
     Args:
         cfg: the study's own settings.
         results: what was found of every row and seed.
-        latency, policies: of the study's run, or of its committed reference; empty where there is neither.
+        latency, policies, timed: of the study's run, or of its committed reference, as for `overhead`; empty where
+            there is neither.
     """
     table = all_rows(cfg)
     return {"comparisons": compare_all(table, results, cfg), "curves": curves(table, results, cfg),
-            "seeds": seed_spread(table, results), "duels": duel_table(results, cfg, latency, policies)}
+            "seeds": seed_spread(table, results), "duels": duel_table(results, cfg, latency, policies, timed)}

@@ -29,8 +29,8 @@ from eestudy.wordings import TAUGHT, WORDINGS
 
 TABLES = ("interactions", "users", "items", "split", "evidence")
 RESULT, SCORES = "result.json", "scores.parquet"
-SOURCES = (*TRAINING_SOURCES, *SCORING_SOURCES, "ablations/rows.py", "wordings.py", "retriever/graph.py",
-           "retriever/evidence.py", "data/splits.py")  # fmt: skip
+SOURCES = (*TRAINING_SOURCES, *SCORING_SOURCES, "ablations/rows.py", "retriever/graph.py", "retriever/evidence.py",
+           "data/splits.py")  # fmt: skip
 SETTINGS = {"seed": True, "data": True, "retriever": True, "prompt": True, "backbone": True, "heads": True,
             "ablation": {"withheld_share", "soft_tokens", "hostile_share"}}  # fmt: skip
 SCHEMA_VERSION = 1
@@ -71,7 +71,7 @@ def row_fingerprint(cfg: StudyConfig, row: Row, source: Run) -> str:
     files = [path for name in SOURCES for path in sorted(package.glob(name))]
     return artifacts.fingerprint({
         "settings": cfg.model_dump(mode="json", include=SETTINGS, exclude={"data": {"folder"}}), "modes": row.modes,
-        "teacher": row.teacher,
+        "teacher": row.teacher, "taught": [WORDINGS[i][0] for i in TAUGHT] if cfg.ablation.hostile_share else None,
         "inputs": {name: artifacts.artifact_hash(source, f"{name}.parquet") for name in ("interactions", "items")},
         "sources": {path.relative_to(package).as_posix(): artifacts.sha256_file(path) for path in files},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
@@ -111,7 +111,7 @@ def run_row(row: Row, study: StudyConfig, seed: int, source: Run) -> Finished:
 
 
 def learn_from(row: Row, study: StudyConfig, seed: int, source: Run, tokenizer, requests: list) -> list:
-    """A row's label requests with the answers of its teacher, which is trained first where its weights are not there.
+    """A row's label requests with the answers of its teacher, which is run first where it is not there as of today.
 
     Args:
         row, study, seed, source: as for `run_row`.
@@ -120,7 +120,7 @@ def learn_from(row: Row, study: StudyConfig, seed: int, source: Run, tokenizer, 
     """
     teacher = next(other for other in all_rows(study) if other.name == row.teacher)
     run, cfg = open_row(source, teacher, seed), settings_of(teacher, study, seed)
-    if any(artifacts.artifact_hash(run, name) is None for name in (training.ADAPTER, training.HEADS)):
+    if not artifacts.is_current(run, RESULT, row_fingerprint(cfg, teacher, source)):
         run_row(teacher, study, seed, source)
     model = training.load_scorable(cfg, run, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
     engine = scorer.build_engine(model.backbone, model.heads)

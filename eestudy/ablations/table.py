@@ -29,9 +29,9 @@ class Row:
     question: what it is there to answer.
     family: which notebook's story it belongs to: 'evidence', 'static', 'controls', 'heads' or 'prompts'.
     changes: {section: {field: value}}, against the study's settings at the common budget.
-    compared_with: the row that its AUC at full depth is compared with, on the same test rows; '' for none.
-    at_exit: the compared row's exit layer; None: its last.
-    modes: the evidence in which select and test rows are scored; comparisons read the first.
+    compared_with: the rows that its AUC is compared with, on the same test rows.
+    at_exit: the exit layer at which both are read, where both have it; else, and for None, the last of each.
+    modes: the evidence in which select and test rows are scored; each is compared, where the other row has it, too.
     teacher: the row whose model's answers make half of what this one learns; '' for labels alone.
     seeds: of graph, label sample and adapter.
     datasets: on which it makes sense; () all.
@@ -41,7 +41,7 @@ class Row:
     question: str
     family: str
     changes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    compared_with: str = MAIN
+    compared_with: tuple[str, ...] = (MAIN,)
     at_exit: int | None = None
     modes: tuple[str, ...] = ("both",)
     teacher: str = ""
@@ -55,7 +55,7 @@ def all_rows(cfg: StudyConfig) -> tuple[Row, ...]:
     Args:
         cfg: the study's own settings: its exit layers say how deep the model is, its name which rows make sense.
     """
-    main = Row(MAIN, "What do adapter and heads learn together, at the common budget?", "heads", compared_with="",
+    main = Row(MAIN, "What do adapter and heads learn together, at the common budget?", "heads", compared_with=(),
                modes=("both", "none"), seeds=SEEDS)  # fmt: skip
     rows = (main, *_separate(), *_static(cfg), *_controls(), *_heads(cfg), *_prompts())
     return tuple(row for row in rows if not row.datasets or cfg.data.name in row.datasets)
@@ -68,22 +68,23 @@ def each_seed(rows: Iterable[Row]) -> list[tuple[Row, int]]:
 
 def _separate() -> tuple[Row, ...]:
     """One model for each kind of evidence: what a model that never saw any other makes of it."""
-    def one(name, question, mode, compared_with, **prompt):
+    def one(name, question, mode, *compared_with, seeds=SEEDS, **prompt):
         changes = {"prompt": {"keep_probability": ONE_KIND[mode], **prompt}}
-        return Row(name, question, "evidence", changes, compared_with, modes=(mode,))
+        return Row(name, question, "evidence", changes, compared_with, modes=(mode,), seeds=seeds)
 
     return (
-        one("only_none", "What does a model reach that was trained without evidence?", "none", ""),
-        Row("withheld_items", "Does text alone carry over to items that nothing in training holds?", "controls",
-            {"prompt": {"keep_probability": ONE_KIND["none"]}, "ablation": {"withheld_share": WITHHELD}}, "only_none",
-            modes=("none",)),
-        one("only_both", "What is retrieval worth against a model trained without it?", "both", "only_none"),
+        one("only_none", "What does a model reach that was trained without evidence?", "none"),
         one("only_item_mean", "What is the item's mean worth, without neighbours?", "similar_users", "only_none",
             others="item_mean"),
+        Row("withheld_items", "Does text alone carry over to items that nothing in training holds?", "controls",
+            {"prompt": {"keep_probability": ONE_KIND["none"]}, "ablation": {"withheld_share": WITHHELD}},
+            ("only_none",), modes=("none",)),
+        one("only_both", "What is retrieval worth to a model that is trained with it?", "both", "only_none",
+            "only_item_mean"),
         one("only_similar_users", "Do similar users tell more than the item's mean?", "similar_users",
             "only_item_mean"),
-        one("item_mean_and_own", "Do similar users tell more than the item's mean, beside the user's own ratings?",
-            "both", "only_both", others="item_mean"),
+        one("item_mean_and_own", "Does the item's mean do as well as similar users, beside the user's own ratings?",
+            "both", "only_both", seeds=(0,), others="item_mean"),
     )  # fmt: skip
 
 
@@ -103,9 +104,9 @@ def _static(cfg: StudyConfig) -> tuple[Row, ...]:
 
 
 def static_depths(cfg: StudyConfig) -> list[int]:
-    """The exits nearest to a sixth, a third and half of the depth (of two as near, the deeper one)."""
+    """The exits nearest to an eighth, a sixth, a third and half of the depth (of two as near, the deeper one)."""
     layers = cfg.heads.exit_layers
-    shares = (layers[-1] / 6, layers[-1] / 3, layers[-1] / 2)
+    shares = [layers[-1] / part for part in (8, 6, 3, 2)]
     return sorted({min(layers, key=lambda layer, want=want: (abs(layer - want), -layer)) for want in shares})
 
 
@@ -116,7 +117,7 @@ def _controls() -> tuple[Row, ...]:
             {"backbone": {"random_weights": True}}, modes=("both", "none")),
         Row("shuffled_titles", "Are titles read, or would any do?", "controls",
             {"prompt": {"titles": "shuffled"}}, modes=("both", "none")),
-        Row("ids", "Do titles tell more than numbers would?", "controls", {"prompt": {"titles": "ids"}},
+        Row("ids", "Would a number do as well as a title?", "controls", {"prompt": {"titles": "ids"}},
             modes=("both", "none")),
         Row("shuffled_evidence", "Is it the target's own evidence that counts?", "controls",
             {"prompt": {"shuffle_evidence": True}}),
@@ -124,8 +125,12 @@ def _controls() -> tuple[Row, ...]:
 
 
 def _heads(cfg: StudyConfig) -> tuple[Row, ...]:
-    """What adapter, learning rates, weights and number of heads contribute."""
+    """What adapter, learning rates, weights and number of heads contribute: the latter three to a shallow exit.
+
+    At the last head teacher and pupil are the same, and its learning rate is the same by depth.
+    """
     layers = cfg.heads.exit_layers
+    shallow = next(k for k in spread_heads(layers[-1], 3) if k in layers)
 
     def heads(name, question, at_exit=None, **changes):
         return Row(name, question, "heads", {"heads": changes}, at_exit=at_exit)
@@ -133,11 +138,11 @@ def _heads(cfg: StudyConfig) -> tuple[Row, ...]:
     return (
         heads("last_head_only", "Does joint training cost the last head anything?", loss_weights="last"),
         heads("frozen", "What do heads learn on a backbone that stays as it is?", train_adapter=False),
-        heads("distill", "Does the last head teach the others anything that labels do not?", distill=1.0),
-        heads("linear_weights", "Should deep heads count for more?", loss_weights="linear"),
-        heads("equal_rates", "Do shallow heads need a larger learning rate?", shallow_lr_factor=1.0),
-        heads("deep_rates", "Or a smaller one?", shallow_lr_factor=0.5),
-        *(heads(f"heads_{m}", f"What if there are {m} heads?", exit_layers=spread_heads(layers[-1], m))
+        heads("distill", "Does the last head teach the others anything that labels do not?", shallow, distill=1.0),
+        heads("linear_weights", "Should deep heads count for more?", shallow, loss_weights="linear"),
+        heads("equal_rates", "Do shallow heads learn as well at the deep ones' rate?", shallow, shallow_lr_factor=1.0),
+        heads("deep_rates", "Or at a smaller one?", shallow, shallow_lr_factor=0.5),
+        *(heads(f"heads_{m}", f"What if there are {m} heads?", shallow, exit_layers=spread_heads(layers[-1], m))
           for m in (3, 6, 15, 30) if m <= layers[-1]),
     )  # fmt: skip
 
@@ -154,7 +159,7 @@ def _prompts() -> tuple[Row, ...]:
             {"prompt": {"n_own_titles": 3, "max_suffix_tokens": 128}}),
         Row("soft_tokens", "Do the graph's own vectors tell more than the ratings it finds?", "prompts",
             {"ablation": {"soft_tokens": True}}, modes=("both", "none")),
-        Row("no_history", "Does the user's recent history help?", "prompts", {"prompt": {"n_history": 0}}),
+        Row("no_history", "What if the user's recent history is left out?", "prompts", {"prompt": {"n_history": 0}}),
         Row("hostile_titles", "What do titles that instruct cost, where training shows them?", "prompts",
             {"ablation": {"hostile_share": HOSTILE}}),
         Row("twice_the_labels", "What do twice as many labels bring?", "prompts", {"ablation": {"label_factor": 2.0}}),

@@ -29,7 +29,7 @@ DATASETS: dict[str, dict[str, dict]] = {
     "ml-100k": {
         "data": {"development_users": tuple(ML_100K_DEVELOPMENT_USERS.split()), "n_label_rows": 5400},
         # on validation the main row is near chance with the usual 1,000 labels: there is nothing to take away from it
-        "ablation": {"n_label_rows": 2600},
+        "ablation": {"n_label_rows": 2600, "n_test_rows": 2560},
     },
     "ml-1m": {"data": {"n_label_rows": 4200}},
     "bookcrossing": {

@@ -336,8 +336,9 @@ class AblationConfig(Section):
     """The common budget of `make ablations`: small enough for ten to twenty minutes a row on two cores."""
 
     n_label_rows: Count = Field(1000, description="rows to learn from: the first of those the study draws")
-    n_select_rows: Count = Field(400, description="validation rows on which heads are calibrated and exits chosen")
-    n_test_rows: Count = Field(1000, description="test rows, the same for every row of the table")
+    n_select_rows: Count = Field(1150, description="validation rows on which heads are calibrated and exits chosen")
+    n_test_rows: Count = Field(1800, description="test rows, the same for every row of the table; at most as many as "
+                               "the study judges")
     n_init_rows: Count = Field(150, description="label rows on which scale and bias are fitted before training")
     n_eval_rows: Count = Field(150, description="selection rows read at the one look, at the end of training")
     n_bootstrap: Count = Field(10_000, description="resamples of users in a comparison: many, since the smallest p "
