@@ -114,9 +114,10 @@ def declared(table: Sequence[Row]) -> list[tuple[Row, Row, str, str]]:
     evidence against one that knows another.
     """
     named, found = {row.name: row for row in table}, []
-    for row, other in [(row, named[name]) for row in table for name in row.compared_with]:
-        shared = [(mode, mode) for mode in row.modes if mode in other.modes]
-        found += [(row, other, *modes) for modes in shared or [(row.modes[0], other.modes[0])]]
+    for row in table:
+        for other in map(named.get, row.compared_with):
+            shared = [(mode, mode) for mode in row.modes if mode in other.modes]
+            found += [(row, other, *modes) for modes in shared or [(row.modes[0], other.modes[0])]]
     return found
 
 
