@@ -179,7 +179,7 @@ def test_titles_in_the_evidence_are_those_of_the_users_similar_items(found, rows
         assert not len(items) or f" Near: {found.titles[items[0]]}" in texts[1]
 
 
-def with_trained_apart(found):
+def with_trained_apart(found, as_of_today=True):
     """Both rows of the table of ablations, with the weights of the run itself."""
     table = {row.name: row for row in ablations.all_rows(found.cfg)}
     for name in trained_apart.ROWS.values():
@@ -187,10 +187,15 @@ def with_trained_apart(found):
         for file in (*trained_apart.NEEDED, "prompts.parquet"):
             run.path(file).parent.mkdir(parents=True, exist_ok=True)
             artifacts.write_bytes(run, file, artifacts.read_bytes(found.run, file))
+        settings = ablations.settings_of(table[name], found.cfg, found.cfg.seed)
+        mark = ablations.row_fingerprint(settings, table[name], found.run) if as_of_today else "of other code"
+        artifacts.write_json(run, trained_apart.RESULT, {}, fingerprint=mark)
 
 
 def test_models_trained_apart_are_asked_the_same(found, monkeypatch):
     monkeypatch.setattr(backbone, "load_tokenizer", lambda cfg: TOKENIZER)
+    assert trained_apart.models(found) == {}
+    with_trained_apart(found, as_of_today=False)
     assert trained_apart.models(found) == {}
     with_trained_apart(found)
     models = trained_apart.models(found)
