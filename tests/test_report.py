@@ -351,6 +351,17 @@ def test_the_llm_is_set_against_the_classic_models_pairwise(with_classic):
     json.dumps(list(found.values()), allow_nan=False)
 
 
+def test_the_gain_to_quote_is_the_smaller_one():
+    def item(value):
+        return {"value": value, "ci95": [value - 0.01, value + 0.01]}
+
+    for own, quoted in ((0.05, "+0.050"), (0.2, "+0.100")):
+        said = narrative._trained_apart({"auc_retrieval_gain": item(0.1),
+                                         "auc_retrieval_minus_own_no_retrieval_model": item(own)})  # fmt: skip
+        assert len(said) == 2 and f"smaller of the two: {quoted} [" in said[1]
+    assert narrative._trained_apart({"auc_retrieval_gain": item(0.1)}) == []
+
+
 def test_gains_by_frequency_equal_a_loop(with_classic):
     run, judged, _, _ = with_classic
     frame, split = (artifacts.read_table(run, f"{name}.parquet") for name in ("interactions", "split"))
