@@ -358,7 +358,7 @@ def test_the_gain_to_quote_is_the_smaller_one():
     for own, quoted in ((0.05, "+0.050"), (0.2, "+0.100")):
         said = narrative._trained_apart({"auc_retrieval_gain": item(0.1),
                                          "auc_retrieval_minus_own_no_retrieval_model": item(own)})  # fmt: skip
-        assert len(said) == 2 and f"smaller of the two: {quoted} [" in said[1]
+        assert len(said) == 2 and f"the smaller one: {quoted} [" in said[1]
     assert narrative._trained_apart({"auc_retrieval_gain": item(0.1)}) == []
 
 

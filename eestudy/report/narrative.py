@@ -108,12 +108,12 @@ def _trained_apart(values: dict) -> list[str]:
     own, item_mean = "retrieval_minus_own_no_retrieval_model", "retrieval_minus_item_mean_prompt"
     names = {own: ("a model trained with all evidence", "one trained without"),
              item_mean: ("a model trained with all evidence", "one trained on the item's mean alone"),
-             "dynamic_minus_static_same_latency": ("dynamic exit", "a truncated model, in that model's time")}  # fmt: skip
+             "dynamic_minus_static_same_latency": ("dynamic exit", "a truncated model, in its time")}  # fmt: skip
     found = [verdict(values[f"auc_{key}"], *pair) for key, pair in names.items() if f"auc_{key}" in values]
     gains = [values[name] for name in ("auc_retrieval_gain", f"auc_{own}") if name in values]
     if len(gains) == 2:
         smaller = min(gains, key=lambda gain: gain["value"])
-        found.append(f"The gain of retrieval to quote is the smaller of the two: {with_interval(smaller, signed=True)}.")
+        found.append(f"Of both gains of retrieval quote the smaller one: {with_interval(smaller, signed=True)}.")
     return found
 
 
