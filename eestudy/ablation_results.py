@@ -64,8 +64,8 @@ def sentence(line: Mapping) -> str:
         return f"{line['question']} Not run ({line['row']} against {line['compared_with']})."
     stale = " Measured by other code than today's." if line["state"] != "finished" else ""
     seeds = f"{line['seeds']:.0f} seeds, between them ±{line['sd']:.3f}" if line["seeds"] > 1 else "one training each"
-    return (f"{line['question']} AUC of {line['row']} (evidence: {line['mode']}) {line['auc']:.3f}, of "
-            f"{line['compared_with']} at exit {line['at_exit']:.0f} {line['auc_compared']:.3f}: {line['value']:+.3f} "
+    return (f"{line['question']} AUC of {line['row']} (evidence: {line['mode']}; {line['exits']}) {line['auc']:.3f}, "
+            f"of {line['compared_with']} ({line['exits_compared']}) {line['auc_compared']:.3f}: {line['value']:+.3f} "
             f"(95 % interval {line['lo']:+.3f} to {line['hi']:+.3f}; adjusted p {line['p_holm']:.3f}; {seeds}): "
             f"{answer(line)}.{stale}")
 
@@ -111,7 +111,8 @@ def budget_sentences(found: Ablations) -> list[str]:
     last = lines.iloc[-1]
     doubt = "" if last["lo"] > 0.5 else " That is not above chance for sure: this table then says little."
     return [f"At the common budget the row {MAIN} comes to an AUC of {last['value']:.3f} "
-            f"[{last['lo']:.3f}, {last['hi']:.3f}] at full depth.{doubt}"]
+            f"[{last['lo']:.3f}, {last['hi']:.3f}] at full depth.{doubt} Models are compared at the exit that "
+            "validation chooses for each, where nothing else is said: with few labels the deep heads lag behind."]
 
 
 def duels_text(found: Ablations | None) -> str:

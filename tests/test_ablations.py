@@ -491,7 +491,7 @@ def test_comparisons_count_those_not_run_and_invent_nothing():
     missing = found.loc["missing"]
     assert missing[["value", "lo", "p", "p_holm"]].isna().all() and missing["state"] == "not run"
     told = [ablation_results.sentence(line) for line in found.reset_index().to_dict("records")]
-    assert told[0].startswith("Better? AUC of good (evidence: both) 0.") and told[0].endswith("higher.")
+    assert told[0].startswith("Better? AUC of good (evidence: both; layer 2) 0.") and told[0].endswith("higher.")
     assert told[1].endswith("no difference shown.") and told[2] == "More? Not run (missing against main)."
 
 
@@ -504,6 +504,7 @@ def test_a_comparison_is_made_in_every_shared_mode_and_of_every_shared_seed():
         ("other", "main", "similar_users", "both"), ("other", "text", "similar_users", "both")]
     results = {("main", seed): made_up((2,), (1.0,), seed) for seed in (0, 1, 2)}
     results |= {("text", seed): made_up((2,), (0.5,), 7 + seed) for seed in (0, 1)}
+    assert analysis.chosen_exit(made_up((1, 2, 3), (0.5, 3, 0.5)), "both") == 2
     results = {key: Finished({}, pd.concat([one.scores, one.scores.assign(mode="none")]), True)
                for key, one in results.items()}  # fmt: skip
     line = analysis.compare_all(table, results, toys.study()).iloc[0]
@@ -521,7 +522,7 @@ def test_heads_are_compared_at_an_exit_that_both_have():
     results = {("main", 0): made_up((1, 2, 3), (0, 0.5, 2)), ("few", 0): made_up((2, 3), (2, 0), 1),
                ("deep", 0): made_up((3,), (2,), 2)}
     found = analysis.compare_all(table, results, toys.study()).set_index("row")
-    assert found["at_exit"].tolist() == [2, 3]
+    assert found["exits"].tolist() == ["layer 2", "layer 3"] == found["exits_compared"].tolist()
     test = analysis.test_rows(results["few", 0], "both")
     assert found.loc["few", "auc"] == analysis.metrics.auc(test["label"], test["p_yes_2"])
 

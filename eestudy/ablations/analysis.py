@@ -26,9 +26,20 @@ def test_rows(found: Finished, mode: str) -> pd.DataFrame:
     return scores[(scores["split"] == "test") & (scores["mode"] == mode)].sort_values("row", ignore_index=True)
 
 
-def last_exit(found: Finished) -> int:
-    """The deepest exit layer of a row's model."""
-    return int(exit_policies.head_matrix(found.scores)[0][-1])
+def select_rows(found: Finished, mode: str = "both") -> pd.DataFrame:
+    """A row's selection rows in one mode, by row id."""
+    scores = found.scores
+    return scores[(scores["half"] == "select") & (scores["mode"] == mode)].sort_values("row", ignore_index=True)
+
+
+def chosen_exit(found: Finished, mode: str) -> int:
+    """The exit layer of highest AUC on the selection rows; of equals the shallowest.
+
+    With few labels deep heads lag behind, each training at another point: full depth would compare that.
+    """
+    select = select_rows(found, mode)
+    auc = {int(k): metrics.auc(select["label"], select[f"p_yes_{k}"]) for k in exit_policies.head_matrix(select)[0]}
+    return max(sorted(auc), key=auc.get)
 
 
 def curves(table: Sequence[Row], results: Results, cfg: StudyConfig) -> pd.DataFrame:
@@ -130,9 +141,9 @@ def compare_all(table: Sequence[Row], results: Results, cfg: StudyConfig) -> pd.
         cfg: resamples and seed of the intervals.
 
     Returns:
-        Columns row, family, compared_with, mode, at_exit, question, auc, auc_compared, value (difference; means over
-        the seeds), lo, hi (95 %, users resampled, the same ones for every seed), n, seeds, sd (of the difference,
-        between seeds; NaN for one), p, p_holm, state.
+        Columns row, family, compared_with, mode, exits and exits_compared (layers, one a seed, as text), question, auc,
+        auc_compared, value (difference; means over the seeds), lo, hi (95 %, users resampled, the same ones for every
+        seed), n, seeds, sd (of the difference, between seeds; NaN for one), p, p_holm, state.
     """
     frame = pd.DataFrame([_compare(*pair, results, cfg) for pair in declared(table)])
     if len(frame):
@@ -142,33 +153,34 @@ def compare_all(table: Sequence[Row], results: Results, cfg: StudyConfig) -> pd.
 
 
 def _compare(row: Row, other: Row, mode: str, other_mode: str, results: Results, cfg: StudyConfig) -> dict:
-    line = {"row": row.name, "family": row.family, "compared_with": other.name, "mode": mode, "at_exit": row.at_exit,
-            "question": row.question, "auc": np.nan, "auc_compared": np.nan, **NOT_RUN, "seeds": 0, "sd": np.nan,
-            "p": np.nan, "p_holm": np.nan, "state": "not run"}  # fmt: skip
+    line = {"row": row.name, "family": row.family, "compared_with": other.name, "mode": mode, "exits": "",
+            "exits_compared": "", "question": row.question, "auc": np.nan, "auc_compared": np.nan, **NOT_RUN,
+            "seeds": 0, "sd": np.nan, "p": np.nan, "p_holm": np.nan, "state": "not run"}  # fmt: skip
     both = [(results.get((row.name, seed)), results.get((other.name, seed))) for seed in row.seeds]
     both = [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
     if not both:
         return line
-    exits = [_exits(row, *two) for two in both]
+    exits = [_exits(row, *two, mode, other_mode) for two in both]
     pairs = [paired(*two, mode, other_mode, *at) for two, at in zip(both, exits, strict=True)]
     auc, auc_compared, samples = zip(*(auc_difference(pair, cfg) for pair in pairs), strict=True)
     gaps, samples = np.subtract(auc, auc_compared), np.mean(samples, axis=0)
     low, high = metrics.interval(samples) or (np.nan, np.nan)
     state = "finished" if all(one.current for two in both for one in two) else "of other code"
-    return line | {"at_exit": exits[0][1], "auc": np.mean(auc), "auc_compared": np.mean(auc_compared),
-                   "value": np.mean(gaps), "lo": low, "hi": high, "n": len(pairs[0]), "seeds": len(both),
-                   "sd": np.std(gaps, ddof=1) if len(both) > 1 else np.nan, "p": two_sided_p(samples),
-                   "state": state}  # fmt: skip
+    told = ["layer " + ", ".join(map(str, layers)) for layers in zip(*exits, strict=True)]
+    return line | {"exits": told[0], "exits_compared": told[1], "auc": np.mean(auc),
+                   "auc_compared": np.mean(auc_compared), "value": np.mean(gaps), "lo": low, "hi": high,
+                   "n": len(pairs[0]), "seeds": len(both), "sd": np.std(gaps, ddof=1) if len(both) > 1 else np.nan,
+                   "p": two_sided_p(samples), "state": state}  # fmt: skip
 
 
-def _exits(row: Row, ours: Finished, theirs: Finished) -> tuple[int, int]:
-    """At which exits the two are read: `at_exit` where both have it, else each one's last."""
+def _exits(row: Row, ours: Finished, theirs: Finished, mode: str, other_mode: str) -> tuple[int, int]:
+    """At which exits the two are read: `at_exit` where both have it, else the one that each chooses."""
     shared = all(row.at_exit in exit_policies.head_matrix(one.scores)[0] for one in (ours, theirs))
-    return (row.at_exit, row.at_exit) if shared else (last_exit(ours), last_exit(theirs))
+    return (row.at_exit, row.at_exit) if shared else (chosen_exit(ours, mode), chosen_exit(theirs, other_mode))
 
 
 def seed_spread(table: Sequence[Row], results: Results) -> pd.DataFrame:
-    """Rows with several seeds: AUC at full depth of each seed's model, their mean and standard deviation.
+    """Rows with several seeds: AUC of each seed's model at its chosen exit, their mean and standard deviation.
 
     Returns:
         Columns row, seeds (finished), auc_mean, auc_sd (NaN below two seeds).
@@ -178,7 +190,7 @@ def seed_spread(table: Sequence[Row], results: Results) -> pd.DataFrame:
         if len(row.seeds) < 2:
             continue
         found = [results.get((row.name, seed)) for seed in row.seeds]
-        tests = [(test_rows(one, row.modes[0]), last_exit(one)) for one in found if one is not None]
+        tests = [(test_rows(one, row.modes[0]), chosen_exit(one, row.modes[0])) for one in found if one is not None]
         values = [metrics.auc(test["label"], test[f"p_yes_{layer}"]) for test, layer in tests]
         lines.append({"row": row.name, "seeds": len(values), "auc_mean": np.mean(values) if values else np.nan,
                       "auc_sd": np.std(values, ddof=1) if len(values) > 1 else np.nan})  # fmt: skip
@@ -240,12 +252,6 @@ def choose_policy(select: pd.DataFrame, cfg: StudyConfig, fits) -> tuple[exit_po
         return None
     chosen = fast.loc[fast["auc"].idxmax()]
     return rules[chosen["policy"]], float(chosen["threshold"]), float(chosen["token_layer_fraction"])
-
-
-def select_rows(found: Finished, mode: str = "both") -> pd.DataFrame:
-    """A row's selection rows in one mode, by row id."""
-    scores = found.scores
-    return scores[(scores["half"] == "select") & (scores["mode"] == mode)].sort_values("row", ignore_index=True)
 
 
 def same_latency(

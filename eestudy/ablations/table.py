@@ -30,7 +30,8 @@ class Row:
     family: which notebook's story it belongs to: 'evidence', 'static', 'controls', 'heads' or 'prompts'.
     changes: {section: {field: value}}, against the study's settings at the common budget.
     compared_with: the rows that its AUC is compared with, on the same test rows.
-    at_exit: the exit layer at which both are read, where both have it; else, and for None, the last of each.
+    at_exit: the exit layer at which both are read, where both have it; else, and for None, the exit of each that its
+        selection rows choose.
     modes: the evidence in which select and test rows are scored; each is compared, where the other row has it, too.
     teacher: the row whose model's answers make half of what this one learns; '' for labels alone.
     seeds: of graph, label sample and adapter.
@@ -129,21 +130,21 @@ def _heads(cfg: StudyConfig) -> tuple[Row, ...]:
 
     At the last head teacher and pupil are the same, and its learning rate is the same by depth.
     """
-    layers = cfg.heads.exit_layers
-    shallow = next(k for k in spread_heads(layers[-1], 3) if k in layers)
+    layers, depth = cfg.heads.exit_layers, cfg.heads.exit_layers[-1]
+    shallow = next(k for k in spread_heads(depth, 3) if k in layers)
 
     def heads(name, question, at_exit=None, **changes):
         return Row(name, question, "heads", {"heads": changes}, at_exit=at_exit)
 
     return (
-        heads("last_head_only", "Does joint training cost the last head anything?", loss_weights="last"),
+        heads("last_head_only", "Does joint training cost the last head anything?", depth, loss_weights="last"),
         heads("frozen", "What do heads learn on a backbone that stays as it is?", train_adapter=False),
         heads("distill", "Does the last head teach the others anything that labels do not?", shallow, distill=1.0),
         heads("linear_weights", "Should deep heads count for more?", shallow, loss_weights="linear"),
         heads("equal_rates", "Do shallow heads learn as well at the deep ones' rate?", shallow, shallow_lr_factor=1.0),
         heads("deep_rates", "Or at a smaller one?", shallow, shallow_lr_factor=0.5),
-        *(heads(f"heads_{m}", f"What if there are {m} heads?", shallow, exit_layers=spread_heads(layers[-1], m))
-          for m in (3, 6, 15, 30) if m <= layers[-1]),
+        *(heads(f"heads_{m}", f"What if there are {m} heads?", shallow, exit_layers=spread_heads(depth, m))
+          for m in (3, 6, 15, 30) if m <= depth),
     )  # fmt: skip
 
 
