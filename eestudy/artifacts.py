@@ -299,6 +299,11 @@ def read_table(run: Run, name: str) -> pd.DataFrame:
     return _turn_cells(pd.read_csv(content), from_cell) if name.endswith(".csv") else pd.read_parquet(content)
 
 
+def committed_dir(run: Run) -> Path:
+    """Where the committed reference of a run's dataset and profile lies."""
+    return reference_dir() / study_name(run.dataset) / run.profile
+
+
 def measured_or_committed(run: Run, name: str) -> pd.DataFrame:
     """A table of the run, else of its committed reference, else an empty frame.
 
@@ -310,7 +315,7 @@ def measured_or_committed(run: Run, name: str) -> pd.DataFrame:
 
     if artifact_hash(run, name):
         return read_table(run, name)
-    path = reference_dir() / study_name(run.dataset) / run.profile / name
+    path = committed_dir(run) / name
     return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 

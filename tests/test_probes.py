@@ -189,7 +189,7 @@ def with_trained_apart(found, as_of_today=True):
             artifacts.write_bytes(run, file, artifacts.read_bytes(found.run, file))
         settings = ablations.settings_of(table[name], found.cfg, found.cfg.seed)
         mark = ablations.row_fingerprint(settings, table[name], found.run) if as_of_today else "of other code"
-        artifacts.write_json(run, trained_apart.RESULT, {}, fingerprint=mark)
+        artifacts.write_json(run, ablations.RESULT, {}, fingerprint=mark)
 
 
 def test_models_trained_apart_are_asked_the_same(found, monkeypatch):

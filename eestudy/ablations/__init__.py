@@ -14,11 +14,20 @@ from eestudy.ablations.analysis import (
     seed_spread,
     summary,
 )
-from eestudy.ablations.rows import Finished, find_all, find_finished, keep_row, open_row, row_fingerprint, run_row
+from eestudy.ablations.rows import (
+    RESULT,
+    Finished,
+    find_all,
+    find_finished,
+    keep_row,
+    open_row,
+    row_fingerprint,
+    run_row,
+)
 from eestudy.ablations.table import Row, all_rows, each_seed, settings_of
 
 __all__ = [
-    "Finished", "Row", "all_rows", "compare_all", "curves", "duel_table", "each_seed", "find_all", "find_finished",
-    "holm", "keep_row", "open_row", "overhead", "row_fingerprint", "run_row", "same_latency", "seed_spread",
-    "settings_of", "summary",
+    "RESULT", "Finished", "Row", "all_rows", "compare_all", "curves", "duel_table", "each_seed", "find_all",
+    "find_finished", "holm", "keep_row", "open_row", "overhead", "row_fingerprint", "run_row", "same_latency",
+    "seed_spread", "settings_of", "summary",
 ]

@@ -123,7 +123,7 @@ def timed_policy(run: artifacts.Run) -> str:
     name = "selected_policy.json"
     if artifacts.artifact_hash(run, name):
         return artifacts.read_json(run, name)["policy"]
-    path = artifacts.reference_dir() / artifacts.study_name(run.dataset) / run.profile / name
+    path = artifacts.committed_dir(run) / name
     return json.loads(path.read_text())["policy"] if path.exists() else ""
 
 

@@ -43,7 +43,7 @@ def read(run: artifacts.Run) -> Bench | None:
     if whole and len({meta.get("fingerprint") for meta in metas}) == 1 and metas[0].get("measured_on") == subject(run):
         tables = {_part(name): artifacts.read_table(run, name) for name in artifacts.BENCH}
         return Bench(tables, True, metas[0]["processor"], _both(artifacts.read_table(run, "head_scores.parquet")))
-    folder = artifacts.reference_dir() / artifacts.study_name(run.dataset) / run.profile
+    folder = artifacts.committed_dir(run)
     if not all((folder / name).exists() for name in artifacts.BENCH):
         return None
     tables = {_part(name): pd.read_csv(folder / name) for name in artifacts.BENCH}

@@ -9,7 +9,6 @@ from eestudy.probe_results import HARDENED, SAME_BUDGET
 from eestudy.retrievers.material import Material
 
 ROWS = {SAME_BUDGET: "main", HARDENED: "hostile_titles"}  # of the table of ablations
-RESULT = "result.json"  # the row's record, which bears its fingerprint
 NEEDED = (training.ADAPTER, training.HEADS, "calibration.json")
 
 
@@ -24,5 +23,5 @@ def models(material: Material) -> dict[str, tuple[StudyConfig, Run]]:
                     ablations.open_row(material.run, table[name], seed)) for form, name in ROWS.items()}  # fmt: skip
     there = all(artifacts.artifact_hash(run, name) for _, run in found.values() for name in NEEDED)
     wanted = {form: ablations.row_fingerprint(cfg, table[ROWS[form]], material.run) for form, (cfg, _) in found.items()}
-    today = there and all(artifacts.is_current(found[form][1], RESULT, mark) for form, mark in wanted.items())
+    today = there and all(artifacts.is_current(found[form][1], ablations.RESULT, mark) for form, mark in wanted.items())
     return found if today else {}

@@ -33,7 +33,7 @@ def told_retrievers(run: artifacts.Run) -> Told | None:
     mark = artifacts.read_meta(run, name).get("measured_on")
     if artifacts.artifact_hash(run, name) and mark == subject(run):
         return Told(artifacts.read_table(run, name).set_index("way"), True)
-    path = artifacts.reference_dir() / artifacts.study_name(run.dataset) / run.profile / name
+    path = artifacts.committed_dir(run) / name
     return Told(pd.read_csv(path).set_index("way"), False) if path.exists() else None
 
 
