@@ -70,6 +70,13 @@ def test_every_row_has_settings_that_can_stand(dataset, profile):
             assert set(row.seeds) & set(other.seeds)
 
 
+def test_every_row_is_asked_at_the_first_seed_before_any_is_repeated():
+    known = ablations.all_rows(STUDY)
+    pairs = ablations.each_seed(known)
+    assert [row for row, seed in pairs if seed == 0] == list(known)
+    assert [seed for _, seed in pairs] == sorted(seed for row in known for seed in row.seeds)
+
+
 def test_static_models_see_as_many_labels_as_their_speed_affords():
     cfg = config.load("ml-100k", "laptop")
     assert static_depths(cfg) == [4, 6, 10, 15]
