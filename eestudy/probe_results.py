@@ -165,7 +165,9 @@ def _defence_sentence(table: pd.DataFrame, form: str) -> str:
         return f"{FORMS[form].capitalize()}: not measured (`make ablations` in this run folder, then `make probes`)."
     line, plain = lines.iloc[0], table[(table["probe"] == "as trained") & (table["form"] == form)]
     cost = _word(plain.iloc[0], "auc_minus", "a gain", "a cost", "no difference shown")
-    once = " One training of each: what another would give is not in the intervals." if form == HARDENED else ""
+    once = ""
+    if form == HARDENED:
+        once = " One training of each, read at the exit its selection rows choose; another training may give another."
     return (f"{FORMS[form].capitalize()}: instructions in the candidate's title move p_yes by "
             f"{said(lines, 'beyond', '+')[0]} beyond their twins, {said(lines, 'beyond_minus', '+')[0]} against the "
             f"same without it ({_helped(line)}); AUC of unchanged titles {said(plain, 'auc_minus', '+')[0]} "

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eestudy import ablations, artifacts, assets, backbone, defences, metrics, probe_results, prompts, report, wordings
+from eestudy.ablations import rows as rows_module
 from eestudy.config import BackboneConfig, PromptConfig
 from eestudy.probes import __main__ as step
 from eestudy.probes import reading, trained_apart, variants
@@ -189,7 +190,9 @@ def with_trained_apart(found, as_of_today=True):
             artifacts.write_bytes(run, file, artifacts.read_bytes(found.run, file))
         settings = ablations.settings_of(table[name], found.cfg, found.cfg.seed)
         mark = ablations.row_fingerprint(settings, table[name], found.run) if as_of_today else "of other code"
-        artifacts.write_json(run, ablations.RESULT, {}, fingerprint=mark)
+        artifacts.write_bytes(run, rows_module.SCORES, artifacts.read_bytes(found.run, "head_scores.parquet"))
+        scores = artifacts.artifact_hash(run, rows_module.SCORES)
+        artifacts.write_json(run, ablations.RESULT, {"fingerprint": mark, "scores_sha256": scores}, fingerprint=mark)
 
 
 def test_models_trained_apart_are_asked_the_same(found, monkeypatch):
@@ -200,8 +203,13 @@ def test_models_trained_apart_are_asked_the_same(found, monkeypatch):
     with_trained_apart(found)
     models = trained_apart.models(found)
     assert list(models) == ["same budget", "hostile titles in training"]
+    (exit_layer,) = {model.exit_layer for model in models.values()}
+    select = artifacts.read_table(found.run, "head_scores.parquet").query("half == 'select' and mode == 'both'")
+    auc = {k: metrics.auc(select["label"], select[f"p_yes_{k}"]) for k in found.cfg.heads.exit_layers}
+    assert auc[exit_layer] == max(auc.values())
     changed = reading.changed_prompts(found, TOKENIZER)
-    own = reading.read_variants(found, changed, TOKENIZER)
+    own = reading.read_variants(found, changed, TOKENIZER, exit_layer=exit_layer)
+    assert (own["p"] == own[f"p_yes_{exit_layer}"]).all()
     read = pd.concat([own, *reading.read_trained_apart(found, models, TOKENIZER)], ignore_index=True)
     table = reading.summary(read, found.cfg)
     usual, *apart = (table[(table["form"] == form) & (table["setting"] == probe_results.HELD_OUT_HALF)].set_index(
@@ -234,9 +242,9 @@ def made_up():
     base = pd.DataFrame({"row": range(8), "user_id": [0] * 4 + [1] * 4, "label": [1, 0] * 4,
                          "silent": [True] + [False] * 7, "form": "usual"})  # fmt: skip
     plain, worded = base.assign(probe="as trained", setting=0, hostile=None), base.assign(probe="target", setting=0)
-    plain["p_yes_6"] = [0.6, 0.4, 0.7, 0.2, 0.9, 0.45, 0.8, 0.3]
-    tables = [plain, worded.assign(hostile=True, p_yes_6=plain["p_yes_6"] + 0.11),
-              worded.assign(hostile=False, p_yes_6=plain["p_yes_6"])]  # fmt: skip
+    plain["p"] = [0.6, 0.4, 0.7, 0.2, 0.9, 0.45, 0.8, 0.3]
+    tables = [plain, worded.assign(hostile=True, p=plain["p"] + 0.11),
+              worded.assign(hostile=False, p=plain["p"])]  # fmt: skip
     return pd.concat([*tables, *(part.assign(probe="history title") for part in tables[1:])], ignore_index=True)
 
 
@@ -247,7 +255,7 @@ def test_effects_by_hand():
     assert line["shift"] == pytest.approx(0.11) and line["moved"] == 1 and line["flipped"] == 2 / 8
     assert np.isnan(line["auc"]) and np.isnan(line["auc_minus"])  # several wordings: nothing ranks them together
     one = table[(table["probe"] == "target") & (table["setting"] == 0) & (table["hostile"] == True)].iloc[0]  # noqa: E712
-    assert one["auc"] == metrics.auc([1, 0] * 4, made_up()["p_yes_6"][:8]) and one["auc_minus"] == 0
+    assert one["auc"] == metrics.auc([1, 0] * 4, made_up()["p"][:8]) and one["auc_minus"] == 0
     assert line["beyond"] == pytest.approx(0.11) and np.isnan(line["beyond_minus"])
     harmless = table[(table["probe"] == "target") & (table["hostile"] == False)].iloc[0]  # noqa: E712
     assert harmless["shift"] == harmless["moved"] == harmless["flipped"] == 0
@@ -261,7 +269,7 @@ def attacked(shifts):
     for form, moves in shifts.items():
         tables.append(plain.assign(form=form))
         tables += [plain.assign(form=form, probe="target", setting=number, hostile=hostile,
-                                p_yes_6=plain["p_yes_6"] + move)
+                                p=plain["p"] + move)
                    for hostile, move in zip((True, False), moves, strict=True)]  # fmt: skip
     return pd.concat(tables, ignore_index=True)
 

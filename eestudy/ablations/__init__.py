@@ -5,6 +5,7 @@ folder of its own; `analysis` reads what is finished. `python -m eestudy.ablatio
 """
 
 from eestudy.ablations.analysis import (
+    chosen_exit,
     compare_all,
     curves,
     duel_table,
@@ -27,7 +28,7 @@ from eestudy.ablations.rows import (
 from eestudy.ablations.table import Row, all_rows, each_seed, settings_of
 
 __all__ = [
-    "RESULT", "Finished", "Row", "all_rows", "compare_all", "curves", "duel_table", "each_seed", "find_all",
-    "find_finished", "holm", "keep_row", "open_row", "overhead", "row_fingerprint", "run_row", "same_latency",
-    "seed_spread", "settings_of", "summary",
+    "RESULT", "Finished", "Row", "all_rows", "chosen_exit", "compare_all", "curves", "duel_table", "each_seed",
+    "find_all", "find_finished", "holm", "keep_row", "open_row", "overhead", "row_fingerprint", "run_row",
+    "same_latency", "seed_spread", "settings_of", "summary",
 ]

@@ -59,7 +59,8 @@ def fingerprint(material: Material, models: dict) -> str:
     return artifacts.fingerprint({
         "settings": material.cfg.model_dump(mode="json", include={"probes", "prompt", "retriever", "policy", "seed"}),
         "scoring": training.scoring_fingerprint(material.cfg, material.run),
-        "apart": {form: training.scoring_fingerprint(*pair) for form, pair in models.items()},
+        "apart": {form: [training.scoring_fingerprint(model.cfg, model.run), model.exit_layer]
+                  for form, model in models.items()},
         "sources": {path.relative_to(package).as_posix(): artifacts.sha256_file(path) for path in sources},
     })
 

@@ -68,7 +68,9 @@ def as_requests(different: pd.DataFrame, tokenizer) -> list[training.Request]:
     return made
 
 
-def read_variants(material: Material, changed: pd.DataFrame, tokenizer, engine=None) -> pd.DataFrame:
+def read_variants(
+    material: Material, changed: pd.DataFrame, tokenizer, engine=None, exit_layer: int | None = None
+) -> pd.DataFrame:
     """Calibrated p_yes of every head on every changed prompt; finished chunks are kept.
 
     Args:
@@ -76,9 +78,10 @@ def read_variants(material: Material, changed: pd.DataFrame, tokenizer, engine=N
         changed: from `changed_prompts`.
         tokenizer: the backbone's.
         engine: of the trained model; None: the run's.
+        exit_layer: whose answer is the model's; None: the last.
 
     Returns:
-        Columns row, user_id, label, silent, probe, setting, hostile, form, p_yes_<layer>.
+        Columns row, user_id, label, silent, probe, setting, hostile, form, p_yes_<layer>, p (the answer).
     """
     cfg, run = material.cfg, material.run
     different = changed.drop_duplicates(["row", "prefix", "suffix"]).sort_values(["prefix", "row"], kind="stable")
@@ -95,7 +98,9 @@ def read_variants(material: Material, changed: pd.DataFrame, tokenizer, engine=N
     different[names] = exit_heads.calibrate(logits, pairs)
     read = changed.merge(different.drop(columns=["request_id", "user_id"]), on=["row", "prefix", "suffix"],
                          validate="many_to_one")  # fmt: skip
-    return read.merge(material.asked[["row", "label"]], on="row")[["row", "user_id", "label", "silent", *KEYS, *names]]
+    read["p"] = read[f"p_yes_{exit_layer or cfg.heads.exit_layers[-1]}"].astype(float)
+    return read.merge(material.asked[["row", "label"]], on="row")[["row", "user_id", "label", "silent", *KEYS, *names,
+                                                                   "p"]]  # fmt: skip
 
 
 def read_trained_apart(material: Material, models: dict, tokenizer) -> list[pd.DataFrame]:
@@ -107,14 +112,15 @@ def read_trained_apart(material: Material, models: dict, tokenizer) -> list[pd.D
         tokenizer: the backbone's.
     """
     found, numbers = [], range(material.cfg.probes.n_wordings)
-    for form, (cfg, run) in models.items():
+    for form, model in models.items():
         changed = changed_prompts(material, tokenizer, attacked(numbers, form))
-        found.append(read_variants(replace(material, cfg=cfg, run=run), changed, tokenizer))
+        apart = replace(material, cfg=model.cfg, run=model.run)
+        found.append(read_variants(apart, changed, tokenizer, exit_layer=model.exit_layer))
     return found
 
 
 def summary(read: pd.DataFrame, cfg: StudyConfig) -> pd.DataFrame:
-    """What each variant did to full depth's answers, on the same rows.
+    """What each variant did to the answers, on the same rows.
 
     Unchanged prompts of another form are held against the usual ones, wordings against the unchanged prompts of their
     own form.
@@ -132,8 +138,7 @@ def summary(read: pd.DataFrame, cfg: StudyConfig) -> pd.DataFrame:
         in the usual form; NaN where that is itself) with _lo and _hi, moved (share of rows), flipped (share whose side
         of 1/2 changes), silent (share that shows nothing of other people).
     """
-    last = f"p_yes_{cfg.heads.exit_layers[-1]}"
-    read = _with_moves(read.assign(p=read[last].astype(float), hostile=read["hostile"].astype(object)))
+    read = _with_moves(read.assign(hostile=read["hostile"].astype(object)))
     groups = list(read.groupby(KEYS, sort=False, dropna=False))
     worded = read[read["hostile"].notna()]
     for number, part in ((ALL, worded), (HELD_OUT_HALF, worded[worded["setting"].isin(HELD_OUT)])):
