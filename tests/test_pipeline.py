@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import nbformat
 import pytest
@@ -190,6 +191,21 @@ def test_a_setting_reruns_the_notebooks_of_its_section(run, project, papermill, 
     reproduce(run, project)
     smoke = config.PROFILES["smoke"]
     monkeypatch.setitem(config.PROFILES, "smoke", {**smoke, "heads": {**smoke["heads"], "lora_rank": 3}})
+    assert reproduce(run, project) == ["b"]
+
+
+def test_other_weights_in_the_same_folder_run_their_readers(run, project, papermill, monkeypatch, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"one")
+    settings = config.load("ml-100k", "smoke")
+    local = settings.model_copy(update={"backbone": settings.backbone.model_copy(update={"source": str(model)})})
+    monkeypatch.setattr(config, "load", lambda *_: local)
+    steps = project.steps | {"b": replace(project.steps["b"], settings=("heads", "backbone"))}
+    project = replace(project, steps=steps)
+    reproduce(run, project)
+    assert reproduce(run, project) == []
+    (model / "model.safetensors").write_bytes(b"two!")
     assert reproduce(run, project) == ["b"]
 
 

@@ -169,6 +169,17 @@ def test_each_form_changes_what_it_says(found, rows):
     assert not attacked["suffix"].str.contains(" yes", regex=False).any()
 
 
+def test_a_prompt_may_show_groups_alone(found):
+    evidence = artifacts.read_table(found.run, "evidence.parquet")
+    assert defences.with_aggregates(evidence, None, True) is evidence
+    shown = defences.with_aggregates(evidence, 3, True)
+    for before, after in zip(evidence["others"], shown["others"], strict=True):
+        assert after == (defences.grouped(before, 3) if len(before) >= 3 else [])
+    pd.testing.assert_frame_equal(shown.drop(columns="others"), evidence.drop(columns="others"))
+    few = pd.DataFrame({"others": [[2], [5]], "n_item": [2, 3]}, index=[7, 9])
+    assert defences.with_aggregates(few, 3, False)["others"].tolist() == [[], [5]]
+
+
 def test_titles_in_the_evidence_are_those_of_the_users_similar_items(found, rows):
     usual, plain = (prompts_of(found, rows, "as trained", 0, None, form) for form in (variants.USUAL, variants.SPELLED))
     near = artifacts.read_table(found.run, "evidence.parquet").set_index("row").loc[rows["row"], "own_items"]

@@ -152,6 +152,18 @@ def run_09(run):
     return found
 
 
+def test_the_report_says_which_rows_were_not_used(tmp_path):
+    run = artifacts.Run(tmp_path, "ml-100k", "smoke", 0)
+    assert narrative.unused_blocks(run) == []
+    artifacts.write_json(run, "quarantine.json", [{"file": "items.csv", "reason": "title is empty", "n_rows": 7}])
+    artifacts.write_json(run, "left_out.json", [{"rule": "a rating of 0: not rated", "n_rows": 12}])
+    text = report.to_markdown(narrative.unused_blocks(run))
+    assert "title is empty | 7 | set aside (items.csv)" in text and "not rated | 12 | left out by a setting" in text
+    for name in ("quarantine.json", "left_out.json"):
+        artifacts.write_json(run, name, [])
+    assert "every row was used" in report.to_markdown(narrative.unused_blocks(run))
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A finished synthetic run: (run, judged, layers, curves, table, choices, metrics)."""
@@ -831,6 +843,16 @@ def test_retrieval_is_said_to_help_only_where_its_interval_does():
     effect, _, popularity = retrieval.retrieval_sentences(worse)
     assert "lowers AUC by -0.100" in effect and "it matters whom one asks" in popularity
     assert retrieval.retrieval_sentences({}) == []
+
+
+def test_it_is_said_whether_neighbours_tell_more_than_plain_means():
+    means = {"auc_user_mean": (0.72, 0.68, 0.75), "auc_llm_minus_item_plus_user_mean": (-0.06, -0.09, -0.04),
+             "auc_evidence_logistic_minus_item_plus_user_mean": (0.002, -0.007, 0.012)}  # fmt: skip
+    said = retrieval.retrieval_sentences(reading(**means))[1]
+    assert "ratings alone has an AUC of 0.720" in said and "+0.002 [-0.007, +0.012] (no more is shown)" in said
+    assert "-0.060 [-0.090, -0.040] (less)" in said
+    nobody_rates = reading(**means | {"auc_user_mean": (0.5, 0.5, 0.5)})
+    assert len(retrieval.retrieval_sentences(nobody_rates)) == 3
 
 
 def test_the_papers_figures_stand_beside_ours_of_the_same_dataset(built):

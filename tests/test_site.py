@@ -123,8 +123,11 @@ def test_no_loss_shown_says_which_loss_is_not_excluded_and_a_faster_rival_is_nam
     assert "faster still" not in front.answer({"metrics": [loss, rival | {"ci95": [0.7, 1.1]}]})
 
 
+DIGITS = {"mean_exit_layer": 1, "latency_ms_p50": 0}  # of the explorer's numbers; the others have three
+
+
 def independent(run, policy, threshold, low, high) -> tuple:
-    """AUC, log loss and mean depth of one setting, from the score table with numpy and the walk alone."""
+    """AUC, log loss, mean depth and work of one setting, from the stored tables with numpy and the walk alone."""
     cfg = config.load(run.dataset, run.profile, run.seed)
     head = artifacts.read_table(run, "head_scores.parquet")
     head = head[head["mode"] == "both"]
@@ -136,7 +139,14 @@ def independent(run, policy, threshold, low, high) -> tuple:
     layers, p_yes = exit_policies.head_matrix(test)
     index = exit_policies.exit_index(rule, p_yes, threshold, cfg.policy.min_exit)
     score = p_yes[np.arange(len(test)), index]
-    return metrics.auc(test["label"], score), metrics.log_loss(test["label"], score), layers[index].mean()
+    tokens = artifacts.read_table(run, "prompt_tokens.parquet")
+    test = test.assign(layer=layers[index]).merge(tokens[["row", "n_prefix_tokens", "n_suffix_both"]], on="row")
+    done = whole = 0
+    for _, one in test.groupby("request_id"):  # the prefix runs as deep as its deepest candidate
+        done += one["n_prefix_tokens"].iloc[0] * one["layer"].max() + (one["n_suffix_both"] * one["layer"]).sum()
+        whole += (one["n_prefix_tokens"].iloc[0] + one["n_suffix_both"].sum()) * layers[-1]
+    return (metrics.auc(test["label"], score), metrics.log_loss(test["label"], score), layers[index].mean(),
+            done / whole)  # fmt: skip
 
 
 def drawn_settings(data: dict, n: int):
@@ -150,11 +160,11 @@ def drawn_settings(data: dict, n: int):
 
 
 def test_the_page_holds_what_the_scores_say(pages, replayed):
-    for study, policy, place, band in drawn_settings(embedded(pages / "explorer.html"), 40):
+    for study, policy, place, band in drawn_settings(embedded(pages / "explorer.html"), 100):
         expected = independent(replayed[study["dataset"]], policy["name"], policy["thresholds"][place],
                                *explorer.BANDS[band])
         numbers = policy["settings"][band]
-        found = [numbers[name][place] for name in ("auc", "log_loss", "mean_exit_layer")]
+        found = [numbers[name][place] for name in ("auc", "log_loss", "mean_exit_layer", "token_layer_fraction")]
         assert found == pytest.approx(expected, abs=1e-9), (study["dataset"], policy["name"], place, band)
 
 
@@ -219,10 +229,12 @@ def test_the_explorer_shows_the_numbers_of_the_artifacts(pages, tab):
         tab.select_option("#policy", policy["name"])
         tab.select_option("#band", band)
         tab.locator("#threshold").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", place)
-        for name, digits in (("auc", 3), ("log_loss", 3), ("mean_exit_layer", 1)):
-            wanted = policy["settings"][band][name][place]
-            shown = float(tab.locator(f"[data-measure={name}]").inner_text())
-            assert shown == pytest.approx(wanted, abs=0.51 * 10**-digits)
+        wanted = {name: policy["settings"][band][name][place] for name in explorer.MEASURES}
+        wanted["disagreement"] = policy["disagreement"][place] if band == "any number" else None
+        for name, value in wanted.items():
+            shown, digits = tab.locator(f"[data-measure={name}]").inner_text(), DIGITS.get(name, 3)
+            assert (shown in "–—-" or not shown) if value is None else (
+                float(shown.replace(",", "")) == pytest.approx(value, abs=0.51 * 10**-digits)), (name, shown, value)
         stop = study["layers"][policy["exits"][0][place]]
         assert f"Stops after layer {stop} of" in tab.locator("#outcome").inner_text()
 

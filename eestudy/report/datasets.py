@@ -14,7 +14,8 @@ from eestudy.report.comparison import CLASSES, DATASETS, published
 from eestudy.report.page import number, percent, with_interval
 from eestudy.report.retrieval import retrieval_sentences
 
-AUC = {"no evidence": "full_depth_no_retrieval", "similar users only": "full_depth_similar_users_only",
+AUC = {"best plain mean": "best_trivial_baseline", "no evidence": "full_depth_no_retrieval",
+       "similar users only": "full_depth_similar_users_only",
        "all evidence": "full_depth_retrieval", "early exit": "early_exit",
        "best simple model": "best_baseline"}  # fmt: skip
 GAINS = {"evidence less none": "retrieval_gain", "similar users only less none": "similar_users_gain",

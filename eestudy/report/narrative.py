@@ -207,6 +207,20 @@ def published_table(metrics: dict) -> pd.DataFrame:
     return published(metrics)[columns].sort_values("source", kind="stable", key=lambda s: ~s.str.startswith("arXiv"))
 
 
+def unused_blocks(run: artifacts.Run) -> list[tuple]:
+    """Which rows of the dataset's files were not used, and why; [] where the run does not hold notebook 01's counts."""
+    if not all(artifacts.artifact_hash(run, name) for name in ("quarantine.json", "left_out.json")):
+        return []
+    bad, left = (artifacts.read_json(run, name) for name in ("quarantine.json", "left_out.json"))
+    rows = [{"why": group["reason"], "rows": group["n_rows"], "what became of them": f"set aside ({group['file']})"}
+            for group in bad]  # fmt: skip
+    rows += [{"why": rule["rule"], "rows": rule["n_rows"], "what became of them": "left out by a setting"}
+             for rule in left]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["why", "rows", "what became of them"])
+    return [("heading", 2, "Rows of the files that were not used"),
+            ("table", table) if rows else ("text", "None: every row was used.")]  # fmt: skip
+
+
 def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tuple]:
     """The whole report as blocks for `page.to_markdown` and `page.to_html`.
 
@@ -241,6 +255,7 @@ def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tu
         ("heading", 2, "Published numbers beside ours"),
         ("text", f"Other data, models and machines: no row is the same measurement. Evidence classes: {classes}."),
         ("table", published_table(metrics)),
+        *unused_blocks(run),
         *title_blocks(run),
         *example_blocks(examples(run, n_examples)),
     ]  # fmt: skip

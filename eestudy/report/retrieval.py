@@ -22,8 +22,8 @@ def retrieval_sentences(values: dict[str, dict]) -> list[str]:
     Returns:
         Sentences; what was not measured is left out, so [] where nothing was.
     """
-    return [sentence for sentence in (_effect(values), _density(values), _popularity(values), _against_llm(values))
-            if sentence]
+    said = (_effect(values), _beyond_means(values), _density(values), _popularity(values), _against_llm(values))
+    return [sentence for sentence in said if sentence]
 
 
 def _effect(values: dict) -> str:
@@ -39,6 +39,23 @@ def _moved(item: dict | None) -> str:
     low, high = item["ci95"]
     word = "raises AUC by" if low > 0 else "lowers AUC by" if high < 0 else "shows no effect on AUC,"
     return f"{word} {with_interval(item, signed=True)}"
+
+
+def _beyond_means(values: dict) -> str:
+    """Whether neighbours, or the LLM, tell more than the plain means; '' where nobody gives stars: there are none."""
+    own = values.get("auc_user_mean")
+    told = {what: values.get(f"auc_{name}_minus_item_plus_user_mean") for what, name in
+            (("a logistic model of the prompt's numbers", "evidence_logistic"), ("the LLM that reads them", "llm"))}
+    if own is None or own["ci95"] == [0.5, 0.5] or any(item is None or item["ci95"] is None for item in told.values()):
+        return ""
+    words = [f"{what} {with_interval(item, signed=True)} ({_more(item)})" for what, item in told.items()]
+    return (f"The mean of a user's own ratings alone has an AUC of {number(own['value'], 3)}. Beyond the means of item "
+            f"and user together, known from all of the graph and label part: {', '.join(words)}.")  # fmt: skip
+
+
+def _more(difference: dict) -> str:
+    low, high = difference["ci95"]
+    return "more" if low > 0 else "less" if high < 0 else "no more is shown"
 
 
 def _density(values: dict) -> str:

@@ -6,11 +6,11 @@ goes on where it stopped. A table that was measured by the same code on the same
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 from eestudy import artifacts, assets, backbone, config, latency, pipeline, prompts, retriever
+from eestudy.commands import ends_plainly
 from eestudy.retrievers import lookups, reading, table
 from eestudy.retrievers.material import Material, load_material
 from eestudy.retrievers.vectors import all_vectors, make_retrievers
@@ -24,12 +24,10 @@ SETTINGS = ("data", "retriever", "retrievers", "prompt", "backbone", "seed")
 def main(arguments: list[str] | None = None) -> None:
     """Measure what is not there yet."""
     given = pipeline.parameters("Measure a run's retriever against its rivals.").parse_args(arguments)
-    try:
+    with ends_plainly(ValueError, artifacts.ArtifactError, assets.AssetError):
         cfg = config.load(given.dataset, given.profile, given.seed)
         run = artifacts.open_run(given.dataset, given.profile, given.seed)
         measure_all(load_material(cfg, run))
-    except (ValueError, artifacts.ArtifactError, assets.AssetError) as error:
-        sys.exit(f"error: {error}")
 
 
 def measure_all(material: Material, read_titles=retriever.sentence_vectors) -> None:

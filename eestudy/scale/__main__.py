@@ -6,13 +6,13 @@ that a killed measurement goes on where it stopped.
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 
 from eestudy import artifacts, config, latency, pipeline
+from eestudy.commands import ends_plainly
 from eestudy.scale import measure, reading
 
 SOURCES = {
@@ -27,12 +27,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = pipeline.parameters("Measure how reading, graph training and look-up grow.")
     parser.add_argument("--small", action="store_true", help="a few thousand edges only, to try the code out")
     given = parser.parse_args(arguments)
-    try:
+    with ends_plainly(ValueError, artifacts.ArtifactError):
         cfg = config.load(given.dataset, given.profile, given.seed)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    run = artifacts.open_run(given.dataset, given.profile, given.seed)
-    measure_all(run, cfg, measure.SMALL if given.small else measure.FULL)
+        run = artifacts.open_run(given.dataset, given.profile, given.seed)
+        measure_all(run, cfg, measure.SMALL if given.small else measure.FULL)
 
 
 def measure_all(run: artifacts.Run, cfg: config.StudyConfig, sizes: measure.Sizes) -> None:

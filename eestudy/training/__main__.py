@@ -19,7 +19,8 @@ import sys
 import torch
 from accelerate import PartialState
 
-from eestudy import artifacts, backbone, config, scorer, training
+from eestudy import artifacts, assets, backbone, config, scorer, training
+from eestudy.commands import ends_plainly
 
 
 def check_processes(n_local: int, n_gpus: int) -> None:
@@ -44,6 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(arguments)
+    with ends_plainly(ValueError, artifacts.ArtifactError, assets.AssetError):
+        _train_and_score(asked)
+
+
+def _train_and_score(asked: argparse.Namespace) -> None:
     check_processes(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count())
     state = PartialState(cpu=not torch.cuda.is_available())
     cfg = config.load(asked.dataset, asked.profile, asked.seed)
