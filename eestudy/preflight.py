@@ -16,7 +16,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from scipy.sparse import csr_array
 from sklearn.decomposition import TruncatedSVD
@@ -26,7 +25,6 @@ from eestudy.config import BackboneConfig, DataConfig, StudyConfig
 from eestudy.data.__main__ import look
 from eestudy.data.checks import FEW, HALF
 from eestudy.data.tables import TableFile, find_file, open_database, read_table
-from eestudy.exit_heads import check_exit_layers
 from eestudy.retriever.evidence import forward_parts
 
 MOST_ROWS = 20_000  # of the reader's ratings that a draft holds: enough to break
@@ -288,27 +286,6 @@ def _draw_times(axis, timestamps: pd.Series, clock: str) -> None:
 
 
 # The language model
-
-
-def backbone_facts(cfg: StudyConfig) -> dict[str, int | str]:
-    """What can be known of a language model without reading its weights.
-
-    Returns:
-        layers, parameters, exits, the two answers as tokens, and tokens of the vocabulary.
-
-    Raises:
-        backbone.BackboneError: no model that transformers knows, or none of a family that the study steps through.
-        ValueError: exit layers that the model does not have, or answers that are not a token each.
-    """
-    with torch.device("meta"):  # the shape alone: no weight is read or drawn
-        model = backbone.load_model(cfg.backbone.model_copy(update={"random_weights": True}))
-    n_layers = backbone.n_layers(model)
-    exits = check_exit_layers(cfg.heads.exit_layers, n_layers)
-    tokenizer = backbone.load_tokenizer(cfg.backbone)
-    answers = [repr(tokenizer.decode([token])) for token in backbone.answer_ids(tokenizer, cfg.backbone)]
-    return {"layers": n_layers, "parameters": sum(weight.numel() for weight in model.parameters()),
-            "exits after layers": ", ".join(map(str, exits)), "answers": " or ".join(answers),
-            "tokens that it knows": len(tokenizer)}  # fmt: skip
 
 
 def encoder_error() -> str:

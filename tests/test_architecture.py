@@ -12,7 +12,7 @@ LAYERS = {
         "licences", "probe_results", "wordings", "defences"},
     1: {"data", "baselines", "retriever", "prompts", "backbone", "exit_heads", "exit_policies", "latency", "load",
         "growth", "ablation_results", "report", "pipeline", "click_models"},
-    2: {"scorer", "rivals", "contest", "execution", "replay", "teaching", "preflight"},
+    2: {"scorer", "rivals", "contest", "execution", "replay", "teaching", "preflight", "model_facts"},
     3: {"training"},
     4: {"bench", "scale", "ablations", "retrievers", "site"},
     5: {"probes", "quickstart", "lab"},
@@ -106,5 +106,5 @@ def test_every_module_has_its_tests():
     tested = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
     together = {"chain": "pipeline", "execution": "pipeline", "ablation_results": "ablations",
                 "probe_results": "probes", "wordings": "probes", "defences": "probes",
-                "replay": "site", "quickstart": "site"}
+                "replay": "site", "quickstart": "site", "model_facts": "preflight"}
     assert {together.get(module, module) for module in LAYER} <= tested

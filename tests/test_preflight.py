@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import toys
 
-from eestudy import backbone, chain, config, data, execution, preflight
+from eestudy import backbone, chain, config, data, execution, model_facts, preflight
 from eestudy.artifacts import ROOT
 from eestudy.data.__main__ import look
 
@@ -187,11 +187,18 @@ def test_the_figure_is_drawn_for_every_clock(clock):
 
 def test_facts_are_those_of_the_model_that_is_loaded():
     cfg = config.load(EXAMPLES[0], "smoke")
-    facts, model = preflight.backbone_facts(cfg), backbone.load_model(cfg.backbone)
+    facts, model = model_facts.backbone_facts(cfg), backbone.load_model(cfg.backbone)
     assert facts["layers"] == backbone.n_layers(model)
     assert facts["parameters"] == sum(weight.numel() for weight in model.parameters())
     with pytest.raises(ValueError, match="must ascend from 1 on and end with 6"):
-        preflight.backbone_facts(cfg.model_copy(update={"heads": config.HeadsConfig(exit_layers=(1, 2))}))
+        model_facts.backbone_facts(cfg.model_copy(update={"heads": config.HeadsConfig(exit_layers=(1, 2))}))
+
+
+def test_facts_are_told_on_the_command_line(capsys):
+    model_facts.main([str(EXAMPLES[0]), "--profile", "smoke"])
+    assert json.loads(capsys.readouterr().out)["language model"]["layers"] == 6
+    with pytest.raises(SystemExit, match="error: unknown profile"):
+        model_facts.main(["ml-100k", "--profile", "labtop"])
 
 
 def test_an_encoder_is_no_backbone():
