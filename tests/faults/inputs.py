@@ -99,13 +99,14 @@ def attempt(outcome: Outcome, work: Callable[[], object], what: object) -> None:
     try:
         work()
         is_ours = True
-    except OURS as error:  # raised on purpose: the last line of its traceback stands in the package
-        is_ours = traceback.extract_tb(error.__traceback__)[-1].filename.startswith(PACKAGE)
+    except OURS as error:  # raised on purpose: its traceback ends in the package, at a line that raises
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        is_ours = last.filename.startswith(PACKAGE) and last.line.startswith("raise")
         what = (type(error), error, what)
     except Exception as error:  # noqa: BLE001 - this is what is looked for
         is_ours, what = False, (type(error), error, what)
     in_bounds = time.perf_counter() - start < MOST_SECONDS and most_held_mb() < MOST_MB
-    outcome.count(is_ours, in_bounds, str(what)[:1000])
+    outcome.count(is_ours and in_bounds, None, str(what)[:1000])
 
 
 def files(folder: Path, n_cases: int, seed: int) -> Outcome:

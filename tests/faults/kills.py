@@ -164,11 +164,13 @@ def atomic_write(folder: Path, n_kills: int, seed: int) -> Outcome:
         time.sleep(rng.uniform(0, 0.05))
         _kill(pid)
         left = holder.remove_orphans(folder, held=True)
+        noticed, is_whole = None, False
         try:
             is_whole = artifacts.read_bytes(run, "x.bin") in contents
-        except artifacts.ArtifactError as error:  # killed between the two renames: it counts as absent
-            is_whole = "is missing" in str(error)
-        outcome.count(True, is_whole and not list(folder.rglob("*.tmp")), left)
+        except artifacts.ArtifactError as error:  # killed between the two renames: absent, to be made again
+            noticed, is_whole = "is missing" in str(error), None
+        assert not list(folder.rglob("*.tmp")), left
+        outcome.count(noticed, is_whole, left)
     return outcome
 
 
@@ -192,7 +194,7 @@ def checkpoint(folder: Path, n_kills: int, seed: int) -> Outcome:
         time.sleep(rng.uniform(0, 0.05))
         _kill(pid)
         step, lines, _, arrays = loop._read_checkpoint(run, "x")
-        outcome.count(True, step >= before and lines == [step] and arrays["w"][0] == step, (before, step))
+        outcome.count(None, step >= before and lines == [step] and arrays["w"][0] == step, (before, step))
     holder.remove_orphans(folder, held=True)
     return outcome
 

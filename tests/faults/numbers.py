@@ -66,7 +66,7 @@ def long_scoring(n_requests: int, seed: int) -> Outcome:
         held = held_mb() if held is None and outcome.tried > n_requests // 4 else held
         for i, scored in zip(chosen, found, strict=True):
             off = np.abs(scored.p_yes - first[i]).max()
-            outcome.count(True, off < SAME, f"request {i} is off by {off}")
+            outcome.count(None, off < SAME, f"request {i} is off by {off}")
     growth = held_mb() - held
     assert growth < MAX_GROWTH_MB, f"{growth:.0f} MB more than after a quarter"
     return outcome
@@ -85,7 +85,7 @@ def threads(n_requests: int, seed: int) -> Outcome:
         torch.set_num_threads(before)
     for one, two in zip(*found, strict=True):
         off = np.abs(one.logits - two.logits).max()
-        outcome.count(True, off < THREADS_AGREE, off)
+        outcome.count(None, off < THREADS_AGREE, off)
     return outcome
 
 
@@ -94,9 +94,9 @@ def _refused(outcome: Outcome, work, *named: str) -> None:
     kinds = (backbone.BackboneError, artifacts.ArtifactError, PolicyInputError, metrics.MetricInputError, ValueError)
     try:
         work()
-        outcome.count(False, True, f"nobody noticed: {named}")
+        outcome.count(False, None, f"nobody noticed: {named}")
     except kinds as error:
-        outcome.count(all(name in str(error) for name in named), True, f"{named} not in {error}")
+        outcome.count(all(name in str(error) for name in named), None, f"{named} not in {error}")
 
 
 def odd_weights(n_cases: int, seed: int) -> Outcome:

@@ -18,8 +18,10 @@ class Outcome:
 
     fault: its name.
     tried: how many were injected.
-    noticed: ended as they should: with an error of the package itself, a row in quarantine, work done again.
-    recovered: after which the right result was there, or all that was there before.
+    noticed: ended as they should: with an error of the package itself, a row in quarantine, work done again; None where
+        there was nothing to notice.
+    recovered: after which the right result was there, or all that was there before; None where the harness itself put
+        it back, or only an error is asked for.
     lost: after which something was wrong, half-written, gone, or not understood.
     seed: repeats them.
     """
@@ -27,29 +29,38 @@ class Outcome:
     fault: str
     seed: int
     tried: int = 0
-    noticed: int = 0
-    recovered: int = 0
+    noticed: int | None = None
+    recovered: int | None = None
     lost: int = 0
 
-    def count(self, noticed: bool, recovered: bool, what: object = "") -> None:
-        """One more fault; what is lost is told at once, so that it can be looked into."""
+    def count(self, noticed: bool | None, recovered: bool | None, what: object = "") -> None:
+        """One more fault; None: does not apply. What is lost is told at once, so that it can be looked into."""
         self.tried += 1
-        self.noticed += bool(noticed)
-        self.recovered += bool(recovered)
-        if not (noticed and recovered):
+        if noticed is not None:
+            self.noticed = (self.noticed or 0) + bool(noticed)
+        if recovered is not None:
+            self.recovered = (self.recovered or 0) + bool(recovered)
+        if any(answer is not None and not answer for answer in (noticed, recovered)):
             self.lost += 1
             print(f"LOST ({self.fault}, seed {self.seed}, number {self.tried}): {what}", flush=True)
 
     @property
     def is_clean(self) -> bool:
-        """Everything was noticed and nothing lost."""
-        return self.tried > 0 and self.noticed == self.recovered == self.tried and self.lost == 0
+        """Some were tried, and nothing was lost."""
+        return self.tried > 0 and self.lost == 0
 
 
 def keep(outcome: Outcome, table: Path = TABLE) -> pd.DataFrame:
-    """Put an outcome into the committed table, unless it has more of the same fault and seed; returns the table."""
-    rows = pd.DataFrame([asdict(outcome)])[["fault", "tried", "noticed", "recovered", "lost", "seed"]]
-    rows = pd.concat([pd.read_csv(table), rows]) if table.exists() else rows
-    rows = rows.sort_values(["fault", "seed", "tried"], kind="stable").drop_duplicates(["fault", "seed"], keep="last")
+    """Put an outcome into the committed table; returns the table.
+
+    Of the same fault and seed it replaces what is there, unless that tried more and this lost nothing.
+    """
+    kinds = {name: "Int64" for name in ("tried", "noticed", "recovered", "lost", "seed")}
+    row = pd.DataFrame([asdict(outcome)])[["fault", *kinds]].astype(kinds)
+    rows = pd.read_csv(table, dtype=kinds) if table.exists() else row.iloc[:0]
+    same = (rows["fault"] == outcome.fault) & (rows["seed"] == outcome.seed)
+    if not outcome.lost and (rows.loc[same, "tried"] > outcome.tried).any():
+        return rows
+    rows = pd.concat([rows[~same], row]).sort_values(["fault", "seed"], kind="stable")
     artifacts.write_atomic(table, rows.to_csv(index=False, lineterminator="\n").encode())
     return rows

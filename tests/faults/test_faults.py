@@ -2,6 +2,7 @@
 
 import pytest
 
+from eestudy import metrics
 from faults import corruption, inputs, kills, numbers, resources, titles, together
 from faults.outcome import Outcome, keep
 
@@ -10,9 +11,29 @@ SEED = 7
 
 def test_the_table_keeps_the_larger_attempt_of_a_fault_and_seed(tmp_path):
     for tried, seed in ((5, 7), (9, 8), (3, 7), (9, 8)):
-        kept = keep(Outcome("a fault", seed, tried, tried, tried - (tried == 3)), tmp_path / "faults.csv")
-    assert kept[["seed", "tried", "recovered"]].to_numpy().tolist() == [[7, 5, 5], [8, 9, 9]]
+        kept = keep(Outcome("a fault", seed, tried, tried), tmp_path / "faults.csv")
+    assert kept[["seed", "tried", "noticed"]].to_numpy().tolist() == [[7, 5, 5], [8, 9, 9]]
+    assert kept["recovered"].isna().all()
     assert len((tmp_path / "faults.csv").read_text().splitlines()) == 3
+    kept = keep(Outcome("a fault", 8, 2, 1, lost=1), tmp_path / "faults.csv")  # that something was lost always counts
+    assert kept.iloc[1]["lost"] == 1
+
+
+def test_what_does_not_apply_is_not_counted():
+    outcome = Outcome("a fault", 7)
+    outcome.count(True, None)
+    outcome.count([], None)
+    outcome.count(None, True)
+    assert (outcome.tried, outcome.noticed, outcome.recovered, outcome.lost) == (3, 1, 1, 1) and not outcome.is_clean
+
+
+def test_an_error_by_accident_is_none_of_ours():
+    made: dict = {}
+    exec(compile("def number(text):\n    return int(text)", metrics.__file__, "exec"), made)  # noqa: S102
+    outcome = Outcome("a value", SEED)
+    inputs.attempt(outcome, lambda: made["number"]("q"), "by accident, in a file of the package")
+    inputs.attempt(outcome, lambda: metrics.auc([0, 2], [0.1, 0.2]), "on purpose")
+    assert (outcome.noticed, outcome.lost) == (1, 1)
 
 
 def test_a_chain_that_is_killed_goes_on_to_the_same_result(tmp_path):

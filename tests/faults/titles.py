@@ -119,7 +119,7 @@ def chain_of_notebooks(folder: Path, seed: int) -> Outcome:
         elif path.suffix in (".html", ".md"):
             text = path.read_text()
             unsafe = (UNSAFE_HTML if path.suffix == ".html" else UNSAFE_MARKDOWN).search(text) or CONTROLS.search(text)
-            outcome.count(not unsafe, True, (path.name, unsafe))
+            outcome.count(not unsafe, None, (path.name, unsafe))
         elif path.suffix == ".csv":
-            outcome.count(is_safe_csv(path.read_text()), True, path.name)
+            outcome.count(is_safe_csv(path.read_text()), None, path.name)
     return outcome
