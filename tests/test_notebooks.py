@@ -174,15 +174,18 @@ def test_cells_are_short_and_plain_python(notebook):
 
 def prose_numbers(markdown: str) -> list[str]:
     """Numbers in prose that are neither code, mathematics, a name, nor a place in the study."""
+    in_words = re.findall(r"\b(?:tens|dozens|hundreds|thousands) of times\b|\bfew per ?cent\b", markdown, re.IGNORECASE)
     for pattern in NOT_A_RESULT:
         markdown = re.sub(pattern, " ", markdown, flags=re.DOTALL)
     markdown = re.sub(r"^\s*\d+\. ", "", markdown, flags=re.MULTILINE)  # a numbered list
-    return re.findall(r"\d[\d.,]*", markdown)
+    return re.findall(r"\d[\d.,]*", markdown) + in_words
 
 
 def test_prose_numbers_are_seen():
     assert prose_numbers("The AUC is 0.81, or 78 % of `0.9` ($0.7$, LightGCN 2020, SmolLM2-135M, see 05).") == [
         "0.81,", "78"]
+    assert prose_numbers("It is thousands of times faster, a few per cent apart.") == [
+        "thousands of times", "few per cent"]
     assert prose_numbers("1. between 0 and 1, a 2-layer graph, `05_exit_heads`, arXiv 2501.02173") == []
 
 

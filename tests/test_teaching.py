@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 
 import pytest
@@ -54,6 +56,16 @@ def test_the_dev_container_installs_the_quickstart_extra_with_the_pins():
 def test_the_quickstart_extra_needs_no_torch():
     names = {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["quickstart"]}
     assert not names & HEAVY
+
+
+@pytest.mark.parametrize("target", ["quickstart", "quicklab", "exercises", "report"])
+def test_what_a_class_calls_needs_only_the_small_environment(target, tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    asked = ["make", "-n", "-C", str(tmp_path), target, "RUN_DIR=runs", "USE_CURRENT_ENV="]
+    told = subprocess.run(asked, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    assert "VENV=.venv-quickstart LOCK=requirements-quickstart.lock" in told
+    assert ".venv-quickstart/bin/python" in told and " .venv/bin/python" not in told
+    assert ("RUN_DIR=runs/quickstart" in told) == target.startswith("quick")
 
 
 def test_the_change_log_ends_at_the_version():
