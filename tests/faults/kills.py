@@ -25,6 +25,9 @@ from eestudy.chain import STEPS
 from faults.outcome import Outcome
 
 
+MOST_KILLS = 10  # of a chain, before it is left alone to end: only an end can be compared
+
+
 def hear_ctrl_c() -> None:
     """Of a child before it starts: what a shell runs in the background ignores Ctrl-C, and so would its children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -120,7 +123,7 @@ def _kill_chain(made: Chain, n_kills: int, rng: random.Random) -> list[tuple[boo
     while len(ends) < n_kills:
         shutil.rmtree(made.folder)
         kills = 0
-        while len(ends) + kills < n_kills and made.is_killed_after(longest * rng.random() ** 2):
+        while kills < min(MOST_KILLS, n_kills - len(ends)) and made.is_killed_after(longest * rng.random() ** 2):
             kills += 1
         status, output = made.finish()
         found = made.result(made.folder) if status == 0 else output[-2000:]
