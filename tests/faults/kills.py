@@ -24,7 +24,6 @@ from eestudy import artifacts, holder
 from eestudy.chain import STEPS
 from faults.outcome import Outcome
 
-
 MOST_KILLS = 10  # of a chain, before it is left alone to end: only an end can be compared
 
 
