@@ -1,3 +1,3 @@
 """Support package of the early-exit study: the notebooks explain, this package computes."""
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
