@@ -14,6 +14,7 @@ from eestudy.ablations import __main__ as command
 from eestudy.ablations import analysis, rows
 from eestudy.ablations.rows import Finished
 from eestudy.ablations.table import Row, static_depths
+from eestudy.commands import INTERRUPTED
 
 TOKENIZER = toys.byte_tokenizer()
 STUDY = toys.study()
@@ -348,8 +349,9 @@ def test_two_rows_from_end_to_end_killed_and_resumed(source, tmp_path, monkeypat
 
     monkeypatch.setattr(training.loop, "_step", dies)
     monkeypatch.setattr(command, "each_seed", lambda some: [(row, 0) for row in some])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stopped:  # Ctrl-C: one line that says how to go on
         command.main(asked)
+    assert stopped.value.code == INTERRUPTED
     command.main([*asked, "--keep"])
     assert calls[5] == 4, "it goes on after the checkpoint of step 3"
     for row in chosen:
