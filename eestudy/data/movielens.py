@@ -71,8 +71,11 @@ def _official_folder(data: DataConfig) -> Iterator[Path | None]:
         DataError: an archive that cannot be read, or lacks a file.
     """
     folder = artifacts.data_dir() / data.name
-    if (folder / f"{OFFICIAL[0]}.dat").is_file() or not (folder / ARCHIVE).is_file():
-        yield folder if (folder / f"{OFFICIAL[0]}.dat").is_file() else None
+    if (folder / f"{OFFICIAL[0]}.dat").is_file():
+        yield folder
+        return
+    if not (folder / ARCHIVE).is_file():
+        yield None
         return
     with tempfile.TemporaryDirectory(prefix="eestudy-") as unpacked:
         try:
