@@ -1,5 +1,6 @@
 """The planted graph is what its docstring says, bounded steps change nothing small, and look-ups find what is there."""
 
+import itertools
 import json
 
 import numpy as np
@@ -235,11 +236,12 @@ def test_cells_keep_every_user_and_every_rater_in_its_place(made, vectors):
     assert np.array_equal(cell, np.argmax(normalise(vectors) @ centroid.T, axis=1))
     assert np.array_equal(np.sort(cells.user_id), np.arange(400))
     np.testing.assert_array_equal(cells.unit, normalise(vectors)[cells.user_id])
-    for c in range(12):
-        assert (cell[cells.user_id[cells.start[c] : cells.start[c + 1]]] == c).all()
     for item in range(500):
-        places = cells.raters[cells.item_start[item] : cells.item_start[item + 1]]
-        assert (np.diff(places) > 0).all()
+        for c, (low, high) in enumerate(itertools.pairwise(cells.bounds[item])):
+            places = cells.raters[low:high]
+            assert (np.diff(places) > 0).all()
+            assert (cell[cells.user_id[places]] == c).all()
+        places = cells.raters[cells.bounds[item, 0] : cells.bounds[item, -1]]
         assert set(cells.user_id[places]) == set(made.user_id[made.item_id == item])
 
 
@@ -270,6 +272,7 @@ def test_a_budget_looks_into_the_nearest_cells_until_it_is_spent(made, vectors, 
 def test_an_item_nobody_rated_has_no_neighbours(vectors):
     cells = group_raters(vectors, *user_cells(vectors, 4), np.array([3]), np.array([0]), 3)
     assert [list(ids) for ids in nearest_raters(cells, vectors[0], [0, 1, 2], 5, 400)] == [[3], [], []]
+    assert [list(ids) for ids in nearest_raters(cells, vectors[0], [1, 2], 5, 400)] == [[], []]
 
 
 def test_recall_counts_the_true_ones_found():

@@ -116,11 +116,10 @@ class Cells:
     """
 
     centroid: np.ndarray  # [C, D] float32
-    start: np.ndarray  # [C + 1] int32, the places of cell c are start[c] <= place < start[c + 1]
     unit: np.ndarray  # [U, D] float32, of unit length, by place
     user_id: np.ndarray  # [U] int64, by place
     raters: np.ndarray  # [M] int32 places of each item's raters, ascending within each item
-    item_start: np.ndarray  # [I + 1] int64, an item's part of `raters`
+    bounds: np.ndarray  # [I, C + 1] int, item i's raters from cell c are raters[bounds[i, c] : bounds[i, c + 1]]
 
 
 def user_cells(
@@ -170,9 +169,10 @@ def group_raters(
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
     key = np.sort(np.asarray(item_id, dtype=np.int64) * len(order) + place[user_id])  # [M] by item, then place
-    start = np.searchsorted(cell[order], np.arange(len(centroid) + 1)).astype(np.int32)
-    return Cells(centroid, start, normalise(vectors)[order], order, (key % len(order)).astype(np.int32),
-                 np.searchsorted(key, np.arange(n_items + 1) * len(order)))  # fmt: skip
+    start = np.searchsorted(cell[order], np.arange(len(centroid) + 1))  # [C + 1] the first place of each cell
+    bounds = np.searchsorted(key, np.arange(n_items)[:, None] * len(order) + start)  # [I, C + 1]
+    return Cells(centroid, normalise(vectors)[order], order, (key % len(order)).astype(np.int32),
+                 bounds.astype(np.min_scalar_type(len(key))))  # fmt: skip
 
 
 def nearest_raters(cells: Cells, query: np.ndarray, targets: np.ndarray, k: int, budget: int) -> list[np.ndarray]:
@@ -193,27 +193,25 @@ def nearest_raters(cells: Cells, query: np.ndarray, targets: np.ndarray, k: int,
     """
     query = normalise(query[None])[0]
     ranked = np.argsort(-(cells.centroid @ query))  # [C] nearest cell first
-    found = []
-    for target in targets:
-        raters = cells.raters[cells.item_start[target] : cells.item_start[target + 1]]
-        if len(raters) > budget:
-            raters = _raters_nearby(cells, raters, ranked, budget)
-        found.append(cells.user_id[_best(cells.unit, query, raters, k)])
-    return found
+    bounds = cells.bounds[targets].astype(np.int64)  # [T, C + 1]
+    low = bounds[:, ranked]  # [T, C]
+    count = bounds[:, ranked + 1] - low
+    count[np.cumsum(count, axis=1) - count >= budget] = 0  # the cells before have enough
+    size, first, count = count.sum(1), low.ravel(), count.ravel()
+    rows = cells.raters[np.repeat(first - np.cumsum(count) + count, count) + np.arange(size.sum())]  # [R], all targets
+    found = _best_of_each(cells.unit.take(rows, axis=0) @ query, size, k)
+    return [cells.user_id[rows[places]] for places in found]
 
 
-def _raters_nearby(cells: Cells, raters: np.ndarray, ranked: np.ndarray, budget: int) -> np.ndarray:
-    """Of `raters` [R > budget] those in the first of the `ranked` cells that together hold `budget`."""
-    even = len(ranked) * budget / len(raters)  # cells that would do if raters were spread evenly
-    for chosen in (ranked[: 1 + int(4 * even)], ranked):
-        low = np.searchsorted(raters, cells.start[chosen])
-        count = np.searchsorted(raters, cells.start[chosen + 1]) - low
-        total = np.cumsum(count)
-        if total[-1] >= budget:
-            break
-    n = 1 + np.searchsorted(total, budget)
-    low, count, total = low[:n], count[:n], total[:n]
-    return raters[np.repeat(low - total + count, count) + np.arange(total[-1])]
+def _best_of_each(score: np.ndarray, size: np.ndarray, k: int) -> list[np.ndarray]:
+    """The places of the k highest of each part of `score`, highest first. Args: [R], sizes [T] of its parts, k."""
+    width = size.max()
+    table = np.full((len(size), width), -np.inf, dtype=np.float32)  # [T, W] padded
+    table[np.arange(width) < size[:, None]] = score
+    top = np.argpartition(table, max(width - k, 0))[:, -k:] if width else table.astype(np.int64)
+    order = np.argsort(-np.take_along_axis(table, top, 1))
+    top = np.take_along_axis(top, order, 1) + (np.cumsum(size) - size)[:, None]  # [T, k] of the whole
+    return [places[: min(k, n)] for places, n in zip(top, size, strict=True)]
 
 
 def _best(unit: np.ndarray, query: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
@@ -318,7 +316,8 @@ def _list_ways(unit: np.ndarray, user_id: np.ndarray, item_id: np.ndarray, rater
         lists = (raters[start[target] : start[target + 1]] for target in targets)
         return [_best(unit, query, ids[:setting] if setting else ids, k) for ids in lists]
 
-    begun, n_cells = time.perf_counter(), 2 ** round(np.log2(np.sqrt(len(unit))))
+    begun = time.perf_counter()
+    n_cells = 2 ** round(np.log2(np.sqrt(len(unit)) / 4))  # more cells cost more to search than they spare
     cells = group_raters(unit, *user_cells(unit, n_cells, own_process=False), user_id, item_id, len(start) - 1)
     build_s = time.perf_counter() - begun
     cells_mb = sum(part.nbytes for part in vars(cells).values()) / 2**20
@@ -326,7 +325,7 @@ def _list_ways(unit: np.ndarray, user_id: np.ndarray, item_id: np.ndarray, rater
     return [
         _Way("all raters", (0,), some, 0.0, lists_mb),
         _Way("2048 raters", (2048,), some, 0.0, lists_mb),
-        _Way("raters by cell", tuple(2**i for i in range(8, 16)),
+        _Way("raters by cell", tuple(2**i for i in range(6, 16)),
              lambda setting, query, targets: nearest_raters(cells, query, targets, k, setting), build_s, cells_mb),
     ]  # fmt: skip
 
