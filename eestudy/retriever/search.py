@@ -211,7 +211,7 @@ def _best_of_each(score: np.ndarray, size: np.ndarray, k: int) -> list[np.ndarra
     top = np.argpartition(table, max(width - k, 0))[:, -k:] if width else table.astype(np.int64)
     order = np.argsort(-np.take_along_axis(table, top, 1))
     top = np.take_along_axis(top, order, 1) + (np.cumsum(size) - size)[:, None]  # [T, k] of the whole
-    return [places[: min(k, n)] for places, n in zip(top, size, strict=True)]
+    return [places[:n] for places, n in zip(top, size, strict=True)]
 
 
 def _best(unit: np.ndarray, query: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
@@ -317,7 +317,7 @@ def _list_ways(unit: np.ndarray, user_id: np.ndarray, item_id: np.ndarray, rater
         return [_best(unit, query, ids[:setting] if setting else ids, k) for ids in lists]
 
     begun = time.perf_counter()
-    n_cells = 2 ** round(np.log2(np.sqrt(len(unit)) / 4))  # more cells cost more to search than they spare
+    n_cells = 2 ** max(0, round(np.log2(np.sqrt(len(unit)) / 4)))  # more cells cost more to search than they spare
     cells = group_raters(unit, *user_cells(unit, n_cells, own_process=False), user_id, item_id, len(start) - 1)
     build_s = time.perf_counter() - begun
     cells_mb = sum(part.nbytes for part in vars(cells).values()) / 2**20
