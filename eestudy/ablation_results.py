@@ -16,6 +16,7 @@ from eestudy.artifacts import metric
 
 MAIN = "main"  # the row that most others are compared with
 LEVEL = 0.05  # family-wise, of the adjusted comparisons
+MOST_UNEVEN = 0.1  # of the other's steps, before it is said
 HEADLINE_ROWS = {"auc_retrieval_minus_own_no_retrieval_model": ("only_both", "only_none"),
                  "auc_retrieval_minus_item_mean_prompt": ("only_both", "only_item_mean")}  # fmt: skip
 LEARNED = {"same labels": "", "same time": "_same_time", "a teacher": "_distilled"}  # truncated rivals, by their ending
@@ -28,7 +29,7 @@ class Ablations:
     comparisons: pd.DataFrame  # of `eestudy.ablations.compare_all`
     curves: pd.DataFrame  # of `eestudy.ablations.curves`
     seeds: pd.DataFrame  # of `eestudy.ablations.seed_spread`
-    duels: pd.DataFrame  # of `eestudy.ablations.duel_table`
+    duels: pd.DataFrame  # of `eestudy.ablations.duels`
     own: bool  # of this run; else the committed one
 
 
@@ -49,25 +50,37 @@ def kept_folder(run: artifacts.Run) -> Path:
     return artifacts.reference_dir() / "ablations" / artifacts.study_name(run.dataset) / run.profile
 
 
-def answer(line: Mapping) -> str:
-    """What can be said of a comparison: 'higher', 'lower', 'no difference shown' or 'not run'."""
+def answer(line: Mapping, higher: str = "higher", lower: str = "lower") -> str:
+    """What can be said of a comparison: 'higher', 'lower', 'no difference shown', 'undecided' or 'not run'."""
     if not np.isfinite(line["value"]):
         return "not run"
-    if not line["p_holm"] < LEVEL:
-        return "no difference shown"
-    return "higher" if line["value"] > 0 else "lower"
+    stale = " (other code)" if line["state"] != "finished" else ""
+    if not np.isfinite(line["p_holm"]):
+        return "undecided: no row has a second training" + stale
+    if line["p_holm"] >= LEVEL:
+        return "no difference shown" + stale
+    return (higher if line["value"] > 0 else lower) + stale
 
 
 def sentence(line: Mapping) -> str:
     """A comparison in words; line: of the comparisons."""
     if not np.isfinite(line["value"]):
         return f"{line['question']} Not run ({line['row']} against {line['compared_with']})."
-    stale = " Measured by other code than today's." if line["state"] != "finished" else ""
     seeds = f"{line['seeds']:.0f} seeds, between them ±{line['sd']:.3f}" if line["seeds"] > 1 else "one training each"
+    p = f"adjusted p {line['p_holm']:.3f}; " if np.isfinite(line["p_holm"]) else ""
+    known = "users and trainings" if p else "users alone"
+    other = f"evidence: {line['mode_compared']}; " if line["mode_compared"] != line["mode"] else ""
+    steps = [line["steps"], line["steps_compared"]]
+    uneven = f" They learned in {steps[0]:.0f} against {steps[1]:.0f} steps." if _differ(*steps) else ""
     return (f"{line['question']} AUC of {line['row']} (evidence: {line['mode']}; {line['exits']}) {line['auc']:.3f}, "
-            f"of {line['compared_with']} ({line['exits_compared']}) {line['auc_compared']:.3f}: {line['value']:+.3f} "
-            f"(95 % interval {line['lo']:+.3f} to {line['hi']:+.3f}; adjusted p {line['p_holm']:.3f}; {seeds}): "
-            f"{answer(line)}.{stale}")
+            f"of {line['compared_with']} ({other}{line['exits_compared']}) {line['auc_compared']:.3f}: "
+            f"{line['value']:+.3f} (95 % interval over {known} {line['lo']:+.3f} to {line['hi']:+.3f}; {p}{seeds}): "
+            f"{answer(line)}.{uneven}")
+
+
+def _differ(steps: float, other: float) -> bool:
+    """Whether two trainings were of another length; False where it is not known."""
+    return abs(steps - other) > MOST_UNEVEN * other
 
 
 def family_table(found: Ablations, family: str) -> pd.DataFrame:
@@ -77,9 +90,9 @@ def family_table(found: Ablations, family: str) -> pd.DataFrame:
             for line in lines.to_dict("records")]  # fmt: skip
     return pd.DataFrame({
         "question": lines["question"], "row": lines["row"], "evidence": lines["mode"], "AUC": lines["auc"].round(3),
-        "against": lines["compared_with"], "AUC there": lines["auc_compared"].round(3), "difference": said,
-        "seeds": lines["seeds"], "adjusted p": lines["p_holm"].round(3),
-        "answer": [answer(line) for line in lines.to_dict("records")],
+        "against": lines["compared_with"], "evidence there": lines["mode_compared"],
+        "AUC there": lines["auc_compared"].round(3), "difference": said, "seeds": lines["seeds"],
+        "adjusted p": lines["p_holm"].round(3), "answer": [answer(line) for line in lines.to_dict("records")],
     }).astype(object).fillna("").set_index("row")  # fmt: skip
 
 
@@ -87,7 +100,8 @@ def family_sentences(found: Ablations, family: str) -> list[str]:
     """One sentence for each comparison of a family that was run, and one that counts the others."""
     lines = found.comparisons[found.comparisons["family"] == family]
     run = lines["value"].notna()
-    missing = [f"Not run: {', '.join(lines.loc[~run, 'row'].unique())}."] if not run.all() else []
+    pairs = (lines.loc[~run, "row"] + " against " + lines.loc[~run, "compared_with"]).unique()
+    missing = [f"Not compared yet: {'; '.join(pairs)}."] if len(pairs) else []
     return [sentence(line) for line in lines[run].to_dict("records")] + missing
 
 
@@ -125,13 +139,15 @@ def duel_sentence(line: Mapping) -> str:
     if not np.isfinite(line["value"]):
         return f"Dynamic exit against the best truncated model, in its time ({line['learned']}): not measured."
     who = f"the truncated model that validation chose ({line['rivals']}; {line['learned']})"
-    word = "better" if line["lo"] > 0 else "worse" if line["hi"] < 0 else "no clear difference"
+    fixed = (f" In {line['fixed']:.0f} of the seeds no dynamic rule was as fast: there the whole model lets everybody "
+             "out at one exit." if line["fixed"] else "")  # fmt: skip
     return (f"Dynamic exit ({line['dynamic_ms']:.0f} ms a request) less {who}, {line['static_ms']:.0f} ms: AUC "
-            f"{line['value']:+.3f} [{line['lo']:+.3f}, {line['hi']:+.3f}] over {line['seeds']:.0f} seeds: {word}.")
+            f"{line['value']:+.3f} [{line['lo']:+.3f}, {line['hi']:+.3f}], seeds: {line['seeds']:.0f}: "
+            f"{answer(line, 'better', 'worse')}.{fixed}")
 
 
 def headline_entries(found: Ablations | None) -> list[dict]:
-    """Headline entries of the table, null where it, or a row of it, is missing."""
+    """Headline entries of the table, null where it, or a row of it, is missing or of other code."""
     lines = {} if found is None else {(line["row"], line["compared_with"]): line
                                       for line in found.comparisons.to_dict("records")}  # fmt: skip
     duels = {} if found is None else found.duels.set_index("learned").to_dict("index")
@@ -141,7 +157,7 @@ def headline_entries(found: Ablations | None) -> list[dict]:
 
 
 def _entry(name: str, line: Mapping | None) -> dict:
-    if line is None or not np.isfinite(line["value"]):
+    if line is None or not np.isfinite(line["value"]) or line["state"] != "finished":
         return metric(name, None, "AUC")
     return metric(name, line["value"], "AUC", ci95=(line["lo"], line["hi"]), n=line["n"])
 

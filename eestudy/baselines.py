@@ -85,7 +85,8 @@ def count_features(history: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
 
 def fit_probability(features, label) -> LogisticRegression:
     """Logistic regression from features [n, F] to clicks [n], practically without penalty."""
-    return LogisticRegression(C=1e6, max_iter=1000).fit(features, label)
+    # With the usual tolerance a best slope near 0 would become 0 exactly, and a score one constant.
+    return LogisticRegression(C=1e6, max_iter=1000, tol=1e-8).fit(features, label)
 
 
 def rate_scores(interactions: pd.DataFrame, split, shrinkage: float, stars: bool = True) -> pd.DataFrame:

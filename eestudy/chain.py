@@ -90,7 +90,7 @@ STEPS = {
         reads=("users.parquet", "evidence.parquet", "head_scores.parquet", "prompt_tokens.parquet"),
         writes=("policies.csv", "exit_groups.csv", "exit_decisions.parquet", "selected_policy.json", "risk.csv",
                 "metrics_06.json"),
-        settings=("data.clock", "heads", "policy"),
+        settings=("data.clock", "data.has_stars", "heads", "policy"),
         files=ABLATIONS,
         optional=artifacts.ABLATIONS,
     ),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from eestudy import ablation_results, ablations, artifacts, backbone, config, exit_heads, prompts, training, wordings
 from eestudy.ablations import __main__ as command
-from eestudy.ablations import analysis, rows
+from eestudy.ablations import analysis, duels, rows
 from eestudy.ablations.rows import Finished
 from eestudy.ablations.table import Row, static_depths
 from eestudy.commands import INTERRUPTED
@@ -496,11 +496,16 @@ def test_comparisons_count_those_not_run_and_invent_nothing():
         test["label"], test["p_yes_2"], analysis.test_rows(results["main", 0], "both")["p_yes_2"], test["user_id"],
         toys.study().ablation.n_bootstrap)
     assert found.loc["good", "value"] == pytest.approx(gap["value"]) and found.loc["good", "lo"] == gap["ci95"][0]
+    assert ablation_results.answer(found.loc["good"]) == "undecided: no row has a second training"
+    table = (Row("main", "?", "heads", compared_with=(), seeds=(0, 1)), *table[1:])
+    results["main", 1] = made_up((1, 2), (0, 0.5), seed=9)  # now it is known how far trainings lie apart
+    found = analysis.compare_all(table, results, toys.study()).set_index("row")
+    assert found.loc["good", "value"] == pytest.approx(gap["value"]) and found.loc["good", "lo"] < gap["ci95"][0]
     assert found.loc["good", "p_holm"] == pytest.approx(3 * found.loc["good", "p"])
     missing = found.loc["missing"]
     assert missing[["value", "lo", "p", "p_holm"]].isna().all() and missing["state"] == "not run"
     told = [ablation_results.sentence(line) for line in found.reset_index().to_dict("records")]
-    assert told[0].startswith("Better? AUC of good (evidence: both; layer 2) 0.") and told[0].endswith("higher.")
+    assert told[0].startswith("Better? AUC of good (evidence: both; layer 2) 0.") and "users and trainings" in told[0]
     assert told[1].endswith("no difference shown.") and told[2] == "More? Not run (missing against main)."
 
 
@@ -522,7 +527,56 @@ def test_a_comparison_is_made_in_every_shared_mode_and_of_every_shared_seed():
     values = [one["value"] for one in alone]
     assert line["seeds"] == 2 and line["value"] == pytest.approx(np.mean(values))
     assert line["sd"] == pytest.approx(np.std(values, ddof=1)) and np.isnan(alone[0]["sd"])
-    assert line["hi"] - line["lo"] < max(one["hi"] - one["lo"] for one in alone)
+    assert line["noise_sd"] > 0 and np.isnan(alone[0]["noise_sd"]) and alone[0]["hi"] - alone[0]["lo"] > 0
+
+
+def test_the_noise_of_training_against_a_loop_and_a_reseed_is_no_finding():
+    table = (Row("main", "?", "heads", compared_with=(), seeds=(0, 1, 2)), Row("again", "Other?", "heads"))
+    skills = {0: (1.2, 0.8), 1: (0.6, 1.6), 2: (2.0, 0.4)}  # trainings that differ more than users do
+    results = {("main", seed): made_up((1, 2), know, seed) for seed, know in skills.items()}
+    auc = [[analysis.metrics.auc(test["label"], test[f"p_yes_{k}"]) for k in (1, 2)]
+           for test in (analysis.test_rows(one, "both") for one in results.values())]  # fmt: skip
+    spread, freedom = analysis.training_noise(table, results)
+    assert spread == pytest.approx(np.sqrt(np.var(auc, axis=0, ddof=1).mean())) and freedom == 2
+    results["again", 0] = results["main", 1]  # the same row with another seed, told as if it were a change
+    line = analysis.compare_all(table, results, toys.study()).iloc[0]
+    assert ablation_results.answer(line) == "no difference shown" and line["hi"] - line["lo"] > 2 * spread
+    assert np.isnan(analysis.training_noise(table[1:], results)[0])
+    drawn = analysis.with_trainings(np.zeros(200_000), (0.1, 30), n_seeds=4, seed=0)
+    assert drawn.std() == pytest.approx(0.1 * np.sqrt(2 / 4 * 30 / 28), rel=0.02)  # t's variance is df / (df - 2)
+
+
+def test_rows_of_today_count_before_others_and_a_missing_mode_is_not_run():
+    table = (Row("main", "?", "heads", compared_with=(), modes=("both", "none"), seeds=(0, 1)),
+             Row("text", "Worse?", "controls", modes=("both", "none"), seeds=(0, 1)))
+    results = {(name, seed): made_up((2,), (1.0,), 3 * seed) for name in ("main", "text") for seed in (0, 1)}
+    results["text", 1] = Finished({}, results["text", 1].scores, False)
+    lines = analysis.compare_all(table, results, toys.study()).set_index("mode")
+    assert lines.loc["both", "seeds"] == 1 and lines.loc["both", "state"] == "finished"
+    assert lines.loc["none", "state"] == "not run"
+    assert set(analysis.curves(table, results, toys.study()).query("mode == 'none'")["state"]) == {"not run"}
+    results["text", 0] = Finished({"n_steps": 150}, results["text", 0].scores, False)
+    results["main", 0] = Finished({"n_steps": 100}, results["main", 0].scores, True)
+    line = analysis.compare_all(table, results, toys.study()).iloc[0]
+    assert line["seeds"] == 2 and line["state"] == "of other code" and "(other code)" in ablation_results.answer(line)
+    line = line.to_dict() | {"steps": 150.0, "steps_compared": 100.0}
+    assert ablation_results.sentence(line).endswith("They learned in 150 against 100 steps.")
+
+
+def test_times_belong_to_one_run(source, monkeypatch, tmp_path):
+    monkeypatch.setattr(artifacts, "committed_dir", lambda run: tmp_path)
+    latency, policies = pd.DataFrame({"a": [1.0]}), pd.DataFrame({"b": [2.0]})
+    artifacts.write_table(source, "latency.csv", latency)
+    artifacts.write_table(source, "policies.csv", policies)
+    assert command.measured_times(source)[2] == ""  # without the policy that was timed the two say nothing
+    artifacts.write_json(source, "selected_policy.json", {"policy": "margin"})
+    assert command.measured_times(source)[2] == "margin" and command.measured_times(source)[0]["a"].tolist() == [1.0]
+    source.path("latency.csv").unlink()
+    for name, frame in (("latency.csv", latency + 8), ("policies.csv", policies)):
+        frame.to_csv(tmp_path / name, index=False)
+    (tmp_path / "selected_policy.json").write_text('{"policy": "entropy"}')
+    told = command.measured_times(source)
+    assert told[2] == "entropy" and told[0]["a"].tolist() == [9.0]
 
 
 def test_heads_are_compared_at_an_exit_that_both_have():
@@ -551,7 +605,7 @@ NAMES = ["auc_retrieval_minus_own_no_retrieval_model", "auc_retrieval_minus_item
 
 
 def told_of(results):
-    tables = analysis.summary(toys.study(), results, pd.DataFrame(), pd.DataFrame(), "")
+    tables = command.summary(toys.study(), results, pd.DataFrame(), pd.DataFrame(), "")
     return ablation_results.Ablations(**tables, own=True)
 
 
@@ -571,10 +625,13 @@ def test_headline_and_tables_tell_what_was_run():
     assert entry["value"] == pytest.approx(line["value"], abs=1e-6) and entry["value"] > 0 and entry["n"] == 180
     assert entry["ci95"] == pytest.approx([line["lo"], line["hi"]], abs=1e-6)
     shown = ablation_results.family_table(told, "evidence")
-    assert shown.loc["only_both", "answer"].tolist() == ["higher", "not run"]
+    assert shown.loc["only_both", "answer"].tolist() == ["undecided: no row has a second training", "not run"]
+    assert shown["evidence there"].iloc[0] == "none"
     assert shown.loc["only_similar_users", "answer"] == "not run"
     said = ablation_results.family_sentences(told, "evidence")
-    assert len(said) == 2 and "only_both" in said[0] and said[1].startswith("Not run: only_item_mean")
+    assert len(said) == 2 and "only_both" in said[0]
+    assert "Not compared yet: only_item_mean against only_none;" in said[1]
+    assert "(evidence: none; layer 6)" in said[0] and "only_both against only_none" not in said[1]
     assert ablation_results.family_text(told, "evidence") == "".join(f"- {one}\n" for one in said)
     assert "make ablations" in ablation_results.family_text(None, "evidence")
 
@@ -608,22 +665,29 @@ def test_the_rival_is_chosen_on_validation_and_early_exit_gets_its_time():
     results = {("main", 0): made_up(range(1, 7), (0.5, 0.8, 1, 1.5, 1.5, 1.5)), ("static_3", 0): made_up((3,), (3,), 3),
                ("static_1", 0): made_up((1,), (0.2,), 1), ("static_2", 0): made_up((2,), (1.0,), 2)}
     latency = latency_table({f"packed_static_{k}": 10 * k for k in (1, 2, 3, 6)} | {"packed_early_exit": 45})
-    told = analysis.same_latency(results, cfg, latency, 1.0)
-    assert told["seeds"] == 1 and told["rivals"] == ["static_3"] and told["static_ms"] == [30]
+    told = duels.same_latency(results, cfg, latency, 1.0)
+    assert told["seeds"] == 1 and told["rivals"] == ["static_3"] and told["static_ms"] == pytest.approx([30])
     assert 10 < told["dynamic_ms"][0] <= 30 and told["value"] < 0
-    slow = analysis.same_latency(results, cfg, latency, 1.5)  # leaving early costs more: fewer layers fit
-    assert slow["dynamic_ms"][0] <= 30 and slow["static_ms"] == [30]
-    assert analysis.same_latency(results, cfg, latency, 10) is None  # not even the first exit fits
-    assert analysis.same_latency({**results, ("static_2", 0): None}, cfg, latency, 1.0) is None
-    assert analysis.same_latency(results, cfg, latency.iloc[:0], 1.0) is None
+    slow = duels.same_latency(results, cfg, latency, 1.5)  # leaving early costs more: fewer layers fit
+    assert slow["dynamic_ms"][0] <= 30 * 1.2 and slow["static_ms"] == pytest.approx([30])
+    none = duels.same_latency(results, cfg, latency, 10)  # no dynamic rule fits: everybody leaves at one exit
+    assert none["fixed"] == 1 and told["fixed"] == 0 and np.isnan(none["p"])
+    assert none["dynamic_ms"] == pytest.approx([30])
+    stale = {**results, ("static_3", 0): Finished({}, results["static_3", 0].scores, False)}
+    assert duels.same_latency(stale, cfg, latency, 1.0)["state"] == "of other code" != told["state"]
+    other = {**results, ("static_2", 0): made_up((4,), (1.0,), 2)}  # of other code, which knew another exit
+    assert duels.same_latency(other, cfg, latency, 1.0) is None
+    assert duels.same_latency({**results, ("static_2", 0): None}, cfg, latency, 1.0) is None
+    assert duels.same_latency(results, cfg, latency.iloc[:0], 1.0) is None
 
 
 def test_the_overhead_is_that_of_the_policy_that_was_timed():
     latency = latency_table({f"packed_static_{k}": 10 * k for k in (1, 2, 3, 6)} | {"packed_early_exit": 45})
     policies = pd.DataFrame({"policy": ["static", "confidence", "margin"], "split": "test", "selected": True,
                              "token_layer_fraction": [0.2, 0.9, 0.5]})
-    assert analysis.overhead(latency, policies, "margin", 6) == pytest.approx(1.5)
-    assert np.isnan(analysis.overhead(latency, policies, "", 6))
+    assert duels.overhead(latency, policies, "margin", 6) == pytest.approx(1.5)
+    assert duels.overhead(latency, policies, "confidence", 6) == 1.0  # 45 ms for the work of 54: no bonus
+    assert np.isnan(duels.overhead(latency, policies, "", 6))
 
 
 def test_duels_are_told_or_said_not_to_be_measured():
@@ -632,10 +696,13 @@ def test_duels_are_told_or_said_not_to_be_measured():
     results |= {(f"static_{k}", 0): made_up((k,), (k,), k) for k in (1, 2, 3)}
     latency = latency_table({f"packed_static_{k}": 10 * k for k in (1, 2, 3, 6)} | {"packed_early_exit": 30})
     policies = pd.DataFrame({"policy": ["margin"], "split": "test", "selected": True, "token_layer_fraction": [0.5]})
-    duels = analysis.duel_table(results, cfg, latency, policies, "margin").set_index("learned")
-    assert duels.loc["same labels", "rivals"] and np.isnan(duels.loc["same time", "value"])
-    first, second, _ = map(ablation_results.duel_sentence, duels.reset_index().to_dict("records"))
-    assert first.endswith(("better.", "worse.", "no clear difference.")) and "not measured" in second
+    told = duels.duel_table(results, cfg, latency, policies, "margin").set_index("learned")
+    assert told.loc["same labels", "rivals"] and np.isnan(told.loc["same time", "value"])
+    first, second, _ = map(ablation_results.duel_sentence, told.reset_index().to_dict("records"))
+    assert first.endswith("undecided: no row has a second training.") and "not measured" in second
+    line = told.reset_index().iloc[0].to_dict() | {"p_holm": 0.01, "value": 0.1, "fixed": 1}
+    assert "better. In 1 of the seeds no dynamic rule was as fast" in ablation_results.duel_sentence(line)
+    assert "worse (other code)." in ablation_results.duel_sentence(line | {"value": -0.1, "state": "x", "fixed": 0})
 
 
 def test_the_spread_of_seeds():

@@ -106,6 +106,12 @@ def test_recalibration_keeps_the_order_and_meets_the_click_rate_of_its_rows():
     np.testing.assert_allclose(constant, label[is_fitted].mean(), atol=1e-4)
 
 
+def test_recalibration_keeps_a_score_that_says_almost_nothing_from_becoming_a_constant():
+    p, label = np.linspace(0.4, 0.6, 60_000), np.tile([0, 1], 30_000)  # pairs as alike as can be: a slope near 0
+    better = baselines.recalibrate(p, label, np.ones(60_000, bool))
+    assert metrics.auc(label, better) == pytest.approx(metrics.auc(label, p), abs=1e-9) and metrics.auc(label, p) > 0.5
+
+
 def test_more_knowledge_ranks_better_than_less():
     frame, split, shape = world(n_users=80, n_items=60, n_rows=4000)
     scores, _ = baselines.baseline_scores(frame, split, shape, SETTINGS, seed=0)

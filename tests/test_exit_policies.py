@@ -342,6 +342,14 @@ def test_groups_by_hand():
     assert quarters == ["lowest quarter", "second", "third", "highest quarter"]
 
 
+def test_without_stars_how_many_took_an_item_is_not_how_many_were_found():
+    rows, evidence, users = grouped()
+    evidence["others"] = [[k] if k else [] for k in evidence["others"].map(len)]  # one number: how many took it
+    kinds = ep.kinds(rows, evidence, users, stars=False)
+    assert set(kinds["similar users found"]) == {"none", "some"}
+    assert ep.by_group(rows, np.zeros(len(rows), int), kinds, 50, 0)["group"].isin(["none", "some"]).any()
+
+
 def test_a_group_too_small_or_of_one_class_is_not_told():
     rows, evidence, users = grouped()
     rows.loc[rows["user_id"] % 4 == 1, "label"] = 1

@@ -370,7 +370,7 @@ def test_the_gain_to_quote_is_the_smaller_one():
     for own, quoted in ((0.05, "+0.050"), (0.2, "+0.100")):
         said = narrative._trained_apart({"auc_retrieval_gain": item(0.1),
                                          "auc_retrieval_minus_own_no_retrieval_model": item(own)})  # fmt: skip
-        assert len(said) == 2 and f"the smaller one: {quoted} [" in said[1]
+        assert f"the smaller one: {quoted} [" in said[1] and "adjust" in said[2]
     assert narrative._trained_apart({"auc_retrieval_gain": item(0.1)}) == []
 
 
@@ -392,6 +392,10 @@ def test_gains_by_frequency_equal_a_loop(with_classic):
         assert gains.loc[("item", name), "gain"] == pytest.approx(wanted[0] - wanted[1], nan_ok=True)
         assert gains.loc[("item", name), "n"] == inside.sum()
     assert gains.loc[("user", "6_to_20"), "n"] == len(judged.label) and np.isnan(gains.loc[("user", "0"), "gain"])
+    clicked = np.flatnonzero(judged.label)
+    counts["item"] = np.where(np.isin(np.arange(len(counts)), clicked[:9]) | (judged.label == 0), 3, 30)
+    few = report.frequency_gains(judged, counts, first, second, 50, 0).set_index(["side", "ratings"]).loc["item"]
+    assert few.loc["1_to_5", "n"] > 9 and np.isnan(few.loc["1_to_5", ["gain_lo", "gain_hi"]].astype(float)).all()
     text = report.frequency_table(gains.reset_index())
     assert "not defined" in set(text["stacked less classic"]) and "1 to 5" in set(text["number"])
 
@@ -728,7 +732,7 @@ def test_figures_have_titles_and_labels(built):
     figures.plt.close("all")
 
 
-SPEED = {"value": 4.0, "ci95": (3.0, 5.0)}
+SPEED, LEAVING = {"value": 4.0, "ci95": (3.0, 5.0)}, {"value": 2.0, "ci95": (1.5, 2.5)}
 
 
 def signature_of(built, title="What was found."):
@@ -755,8 +759,14 @@ def test_the_signature_figure_names_what_it_shows_and_the_class_of_the_claim(bui
     ((-0.01, 0.02), (-0.01, 0.03), ("no loss of accuracy shown", "not shown to differ")),
     (None, None, ("no loss of accuracy shown", "not shown to differ"))])  # fmt: skip
 def test_the_takeaway_follows_from_its_intervals(loss, rival, said):
-    text = report.takeaway(SPEED, {"value": 0.0, "ci95": loss}, {"value": 0.0, "ci95": rival})
-    assert all(words in text for words in said)
+    text = report.takeaway(SPEED, LEAVING, {"value": 0.0, "ci95": loss}, {"value": 0.0, "ci95": rival})
+    assert all(words in text for words in (*said, "4.0 [3.0, 5.0] times", "2.0 [1.5, 2.5] times as many as full depth"))
+
+
+def test_a_bound_that_is_not_zero_never_reads_as_zero():
+    assert report.with_interval({"value": 0.0012, "ci95": (0.0003, 0.002)}) == "0.0012 [0.0003, 0.0020]"
+    assert report.with_interval({"value": 0.0012, "ci95": (0.0, 0.002)}) == "0.001 [0.000, 0.002]"
+    assert report.with_interval({"value": 0.0, "ci95": (-1e-9, 1e-9)}) == "0.00000 [-0.00000, 0.00000]"
 
 
 def test_without_the_papers_row_no_claim_is_drawn():
@@ -772,9 +782,10 @@ def test_readme_answer_says_no_more_than_the_intervals(built):
     intervals = ((-0.1, 0.1), (0.01, 0.1), (-0.2, -0.01), (-0.1, 0.1), (-0.1, 0.1))
     found = [item(f"auc_{name}", 0.0, ci95) for name, ci95 in zip(names, intervals, strict=True)]
     found.append(item("throughput_ratio_early_exit_vs_plain", 9.0, (8.0, 10.0)))
+    found.append(item("throughput_ratio_early_exit_vs_packed_full_depth_as_they_come", 3.0, (2.0, 4.0)))
     text = readme.readme_answer({"metrics": found, "headline": {}})
     assert text.count("no difference shown") == 3 and text.count("better") == 1 and text.count("worse") == 1
-    assert "9.0 [8.0, 10.0] times" in text
+    assert "9.0 [8.0, 10.0] times" in text and "worth 3.0 [2.0, 4.0] times" in text
     assert readme.readme_answer({"metrics": found[:3], "headline": {}}) == "Not all of it is measured yet."
 
 
@@ -820,6 +831,15 @@ def test_the_table_over_datasets_shows_every_reference(tmp_path):
     beside = datasets.beside_references(own, tmp_path)
     assert beside == [own]  # its own reference gives way, the other one holds nothing
     assert datasets.beside_references(own | {"dataset": "c"}, tmp_path)[0]["dataset"] == "b"
+
+
+def test_references_of_other_sources_are_told_apart():
+    def made(dataset, source):
+        return {"dataset": dataset, "source_hash": source}
+
+    text, = datasets.made_by([made("a", "1"), made("b", "2"), made("c", "1")])
+    assert "same sources: a, c; b." in text
+    assert datasets.made_by([made("a", "1"), made("b", "1")]) == []
 
 
 def reading(**changed):

@@ -11,7 +11,7 @@ import time
 import pandas as pd
 
 from eestudy import ablation_results, artifacts, assets, config, pipeline
-from eestudy.ablations import analysis, rows
+from eestudy.ablations import analysis, duels, rows
 from eestudy.ablations.table import Row, all_rows, each_seed
 from eestudy.commands import ends_plainly
 
@@ -107,10 +107,9 @@ def summarise(cfg: config.StudyConfig, run: artifacts.Run, keep: bool) -> dict[s
         keep: whether the committed results are written, too.
 
     Returns:
-        The tables of `analysis.summary`, by name.
+        The tables of `summary`, by name.
     """
-    times = [artifacts.measured_or_committed(run, name) for name in ("latency.csv", "policies.csv")]
-    told = analysis.summary(cfg, rows.find_all(cfg, run.dataset, run.profile), *times, timed_policy(run))
+    told = summary(cfg, rows.find_all(cfg, run.dataset, run.profile), *measured_times(run))
     for name, frame in zip(artifacts.ABLATIONS, told.values(), strict=True):
         artifacts.write_table(run, name, frame)
         if keep:
@@ -118,13 +117,37 @@ def summarise(cfg: config.StudyConfig, run: artifacts.Run, keep: bool) -> dict[s
     return told
 
 
-def timed_policy(run: artifacts.Run) -> str:
-    """Which policy notebook 07 timed, in the run, else in its committed reference; '' where there is neither."""
-    name = "selected_policy.json"
-    if artifacts.artifact_hash(run, name):
-        return artifacts.read_json(run, name)["policy"]
-    path = artifacts.committed_dir(run) / name
-    return json.loads(path.read_text())["policy"] if path.exists() else ""
+def summary(
+    cfg: config.StudyConfig, results: analysis.Results, latency: pd.DataFrame, policies: pd.DataFrame, timed: str
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """The four tables of `ablation_results.Ablations`, by name, in their order.
+
+    Args:
+        cfg: the study's own settings.
+        results: what was found of every row and seed.
+        latency, policies, timed: from `measured_times`.
+    """
+    table = all_rows(cfg)
+    return {"comparisons": analysis.compare_all(table, results, cfg), "curves": analysis.curves(table, results, cfg),
+            "seeds": analysis.seed_spread(table, results),
+            "duels": duels.duel_table(results, cfg, latency, policies, timed)}  # fmt: skip
+
+
+def measured_times(run: artifacts.Run) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Times, policies and the policy that was timed: of the run if it has all three, else of its committed reference.
+
+    They belong together: times of one policy beside the work of another would say nothing.
+
+    Returns:
+        `latency.csv`, `policies.csv` (empty where there is neither), and the policy's name, '' then.
+    """
+    names, chosen = ("latency.csv", "policies.csv"), "selected_policy.json"
+    if all(artifacts.artifact_hash(run, name) for name in (*names, chosen)):
+        return *(artifacts.read_table(run, name) for name in names), artifacts.read_json(run, chosen)["policy"]
+    folder = artifacts.committed_dir(run)
+    if not all((folder / name).exists() for name in (*names, chosen)):
+        return pd.DataFrame(), pd.DataFrame(), ""
+    return *(pd.read_csv(folder / name) for name in names), json.loads((folder / chosen).read_text())["policy"]
 
 
 def listing(chosen: tuple[Row, ...], cfg: config.StudyConfig, sources: dict[int, artifacts.Run]) -> str:

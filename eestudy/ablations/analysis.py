@@ -1,4 +1,4 @@
-"""What the finished rows say: depth curves, comparisons adjusted for their number, and duels at the same latency.
+"""What the finished rows say: depth curves, and comparisons that count the noise of training and their own number.
 
 A row that was not run stays in every table, as a row without values.
 """
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from eestudy import ablation_results, exit_policies, metrics, report
+from eestudy import exit_policies, metrics
 from eestudy.ablations.rows import Finished
-from eestudy.ablations.table import MAIN, Row, all_rows, each_seed, static_depths
+from eestudy.ablations.table import Row, each_seed
 from eestudy.config import StudyConfig
 
 Results = Mapping[tuple[str, int], Finished | None]  # (row's name, seed) -> what was found
@@ -30,6 +30,12 @@ def select_rows(found: Finished, mode: str = "both") -> pd.DataFrame:
     """A row's selection rows in one mode, by row id."""
     scores = found.scores
     return scores[(scores["half"] == "select") & (scores["mode"] == mode)].sort_values("row", ignore_index=True)
+
+
+def found_in(results: Results, name: str, seed: int, mode: str) -> Finished | None:
+    """What was found of a row and seed, if it was scored in this mode; rows of other code may know fewer."""
+    found = results.get((name, seed))
+    return found if found is not None and (found.scores["mode"] == mode).any() else None
 
 
 def chosen_exit(found: Finished, mode: str) -> int:
@@ -56,7 +62,7 @@ def curves(table: Sequence[Row], results: Results, cfg: StudyConfig) -> pd.DataF
     """
     lines = []
     for (row, seed), mode in [(pair, mode) for pair in each_seed(table) for mode in pair[0].modes]:
-        found, name = results.get((row.name, seed)), {"row": row.name, "seed": seed, "mode": mode}
+        found, name = found_in(results, row.name, seed, mode), {"row": row.name, "seed": seed, "mode": mode}
         if found is None:
             lines.append(name | {"exit_layer": None, "metric": None, **NOT_RUN, "state": "not run"})
             continue
@@ -64,11 +70,12 @@ def curves(table: Sequence[Row], results: Results, cfg: StudyConfig) -> pd.DataF
         for layer, metric in [(k, m) for k in exit_policies.head_matrix(test)[0] for m in METRICS]:
             told = metrics.estimate(test["label"], test[f"p_yes_{layer}"], test["user_id"], cfg.policy.n_bootstrap,
                                     cfg.seed, metric)  # fmt: skip
-            lines.append(name | {"exit_layer": layer, "metric": metric, **_flat(told), "state": state})
+            lines.append(name | {"exit_layer": layer, "metric": metric, **flat(told), "state": state})
     return pd.DataFrame(lines)
 
 
-def _flat(told: dict) -> dict:
+def flat(told: dict) -> dict:
+    """An estimate as columns: value, lo, hi, n."""
     low, high = told["ci95"] or (np.nan, np.nan)
     return {"value": told["value"], "lo": low, "hi": high, "n": told["n"]}
 
@@ -86,6 +93,44 @@ def auc_difference(pair: pd.DataFrame, cfg: StudyConfig) -> tuple[float, float, 
     scores = {name: pair[name].to_numpy(float) for name in ("a", "b")}
     samples = metrics.paired_bootstrap(pair["label"], scores, pair["user_id"], cfg.ablation.n_bootstrap, cfg.seed)
     return metrics.auc(pair["label"], pair["a"]), metrics.auc(pair["label"], pair["b"]), samples["a"] - samples["b"]
+
+
+def training_noise(table: Sequence[Row], results: Results) -> tuple[float, int]:
+    """How far AUC differs between trainings of one row that differ in their seed alone.
+
+    Resamples of users hold each model fixed; who trains again gets another one. Rows with two finished seeds or more
+    tell how different, over all their exits, on the test rows in their first mode.
+
+    Returns:
+        Standard deviation, pooled over rows, and its degrees of freedom; (NaN, 0) where no row has a second seed.
+    """
+    squares, freedom = 0.0, 0
+    for row in table:
+        found = [one for seed in row.seeds if (one := found_in(results, row.name, seed, row.modes[0]))]
+        if len(found) < 2:
+            continue
+        tests = [test_rows(one, row.modes[0]) for one in found]
+        layers = sorted(set.intersection(*(set(exit_policies.head_matrix(test)[0]) for test in tests)))
+        auc = np.array([[metrics.auc(test["label"], test[f"p_yes_{k}"]) for k in layers] for test in tests])  # [s, E]
+        squares += (len(found) - 1) * auc.var(axis=0, ddof=1).mean()
+        freedom += len(found) - 1
+    return (float(np.sqrt(squares / freedom)), freedom) if freedom else (float("nan"), 0)
+
+
+def with_trainings(samples: np.ndarray, noise: tuple[float, int], n_seeds: int, seed: int) -> np.ndarray:
+    """Resampled differences [B] of two models as they may be when both are trained again, too.
+
+    Args:
+        samples: over users, means over the seeds.
+        noise: from `training_noise`; without degrees of freedom the samples stay as they are.
+        n_seeds: trainings of each of the two.
+        seed: of the draws, Student's t with the noise's degrees of freedom: its size is an estimate.
+    """
+    spread, freedom = noise
+    if not freedom:
+        return samples
+    drawn = np.random.default_rng(seed).standard_t(freedom, len(samples))
+    return samples + drawn * spread * np.sqrt(2 / n_seeds)
 
 
 def two_sided_p(samples: np.ndarray) -> float:
@@ -141,36 +186,56 @@ def compare_all(table: Sequence[Row], results: Results, cfg: StudyConfig) -> pd.
         cfg: resamples and seed of the intervals.
 
     Returns:
-        Columns row, family, compared_with, mode, exits and exits_compared (layers, one a seed, as text), question, auc,
-        auc_compared, value (difference; means over the seeds), lo, hi (95 %, users resampled, the same ones for every
-        seed), n, seeds, sd (of the difference, between seeds; NaN for one), p, p_holm, state.
+        Columns row, family, compared_with, mode, mode_compared, exits and exits_compared (layers, one a seed, as text),
+        steps and steps_compared (of training), question, auc, auc_compared, value (difference; means over the seeds),
+        lo, hi (95 %: users resampled, the same ones for every seed, and training noise added), n, seeds, sd (of the
+        difference, between seeds; NaN for one), noise_sd (from `training_noise`), p and p_holm (NaN where no row has a
+        second seed: one training proves nothing), state.
     """
-    frame = pd.DataFrame([_compare(*pair, results, cfg) for pair in declared(table)])
+    noise = training_noise(table, results)
+    frame = pd.DataFrame([_compare(*pair, results, cfg, noise) for pair in declared(table)])
     if len(frame):
         known = frame["p"].notna()
         frame.loc[known, "p_holm"] = holm(frame.loc[known, "p"], len(frame))
     return frame
 
 
-def _compare(row: Row, other: Row, mode: str, other_mode: str, results: Results, cfg: StudyConfig) -> dict:
-    line = {"row": row.name, "family": row.family, "compared_with": other.name, "mode": mode, "exits": "",
-            "exits_compared": "", "question": row.question, "auc": np.nan, "auc_compared": np.nan, **NOT_RUN,
-            "seeds": 0, "sd": np.nan, "p": np.nan, "p_holm": np.nan, "state": "not run"}  # fmt: skip
-    both = [(results.get((row.name, seed)), results.get((other.name, seed))) for seed in row.seeds]
-    both = [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
+def _compare(
+    row: Row, other: Row, mode: str, other_mode: str, results: Results, cfg: StudyConfig, noise: tuple[float, int]
+) -> dict:  # fmt: skip
+    line = {"row": row.name, "family": row.family, "compared_with": other.name, "mode": mode,
+            "mode_compared": other_mode, "exits": "", "exits_compared": "", "steps": np.nan, "steps_compared": np.nan,
+            "question": row.question, "auc": np.nan, "auc_compared": np.nan, **NOT_RUN, "seeds": 0, "sd": np.nan,
+            "noise_sd": noise[0], "p": np.nan, "p_holm": np.nan, "state": "not run"}  # fmt: skip
+    both = _both(row, other, mode, other_mode, results)
     if not both:
         return line
     exits = [_exits(row, *two, mode, other_mode) for two in both]
     pairs = [paired(*two, mode, other_mode, *at) for two, at in zip(both, exits, strict=True)]
     auc, auc_compared, samples = zip(*(auc_difference(pair, cfg) for pair in pairs), strict=True)
     gaps, samples = np.subtract(auc, auc_compared), np.mean(samples, axis=0)
+    samples = with_trainings(samples, noise, len(both), cfg.seed)
     low, high = metrics.interval(samples) or (np.nan, np.nan)
-    state = "finished" if all(one.current for two in both for one in two) else "of other code"
     told = ["layer " + ", ".join(map(str, layers)) for layers in zip(*exits, strict=True)]
-    return line | {"exits": told[0], "exits_compared": told[1], "auc": np.mean(auc),
-                   "auc_compared": np.mean(auc_compared), "value": np.mean(gaps), "lo": low, "hi": high,
-                   "n": len(pairs[0]), "seeds": len(both), "sd": np.std(gaps, ddof=1) if len(both) > 1 else np.nan,
-                   "p": two_sided_p(samples), "state": state}  # fmt: skip
+    p = two_sided_p(samples) if noise[1] else np.nan
+    steps = [np.mean([two[side].record.get("n_steps", np.nan) for two in both]) for side in (0, 1)]
+    return line | {"exits": told[0], "exits_compared": told[1], "steps": steps[0], "steps_compared": steps[1],
+                   "auc": np.mean(auc), "auc_compared": np.mean(auc_compared), "value": np.mean(gaps), "lo": low,
+                   "hi": high, "n": len(pairs[0]), "seeds": len(both), "p": p, "state": state_of(both),
+                   "sd": np.std(gaps, ddof=1) if len(both) > 1 else np.nan}  # fmt: skip
+
+
+def _both(row: Row, other: Row, mode: str, other_mode: str, results: Results) -> list[tuple[Finished, Finished]]:
+    """The seeds of which both rows were run; where some are of today's code, only those."""
+    both = [(found_in(results, row.name, seed, mode), found_in(results, other.name, seed, other_mode))
+            for seed in row.seeds]  # fmt: skip
+    both = [two for two in both if None not in two]
+    return [two for two in both if two[0].current and two[1].current] or both
+
+
+def state_of(found: Sequence[Sequence[Finished]]) -> str:
+    """Whether all that a line was made of is of today's code and settings."""
+    return "finished" if all(one.current for several in found for one in several) else "of other code"
 
 
 def _exits(row: Row, ours: Finished, theirs: Finished, mode: str, other_mode: str) -> tuple[int, int]:
@@ -189,167 +254,9 @@ def seed_spread(table: Sequence[Row], results: Results) -> pd.DataFrame:
     for row in table:
         if len(row.seeds) < 2:
             continue
-        found = [results.get((row.name, seed)) for seed in row.seeds]
+        found = [found_in(results, row.name, seed, row.modes[0]) for seed in row.seeds]
         tests = [(test_rows(one, row.modes[0]), chosen_exit(one, row.modes[0])) for one in found if one is not None]
         values = [metrics.auc(test["label"], test[f"p_yes_{layer}"]) for test, layer in tests]
         lines.append({"row": row.name, "seeds": len(values), "auc_mean": np.mean(values) if values else np.nan,
                       "auc_sd": np.std(values, ddof=1) if len(values) > 1 else np.nan})  # fmt: skip
     return pd.DataFrame(lines, columns=["row", "seeds", "auc_mean", "auc_sd"])
-
-
-# --- dynamic against static at the same measured latency ------------------------------------------------------
-
-
-def latency_of(latency: pd.DataFrame):
-    """Milliseconds per request as a function of layers, through the measured depths; None where nothing is measured.
-
-    Args:
-        latency: `latency.csv` of the study's run.
-    """
-    measured = report.latency_summary(latency)["latency_ms_p50"]
-    measured = measured[measured.index.str.startswith("packed_static_")]
-    if len(measured) < 2:
-        return None
-    depth = measured.index.str.removeprefix("packed_static_").astype(int).to_numpy()
-    order = np.argsort(depth)
-    return lambda layers: float(np.interp(layers, depth[order], measured.to_numpy()[order]))
-
-
-def overhead(latency: pd.DataFrame, policies: pd.DataFrame, timed: str, depth: int) -> float:
-    """What leaving early costs beyond its token-layers: measured time of the study's policy over a static model's of
-    the same work; NaN where it was not measured.
-
-    Args:
-        latency, policies: artifacts of the study's run.
-        timed: the policy that was timed, of `selected_policy.json`.
-        depth: layers of the whole model.
-    """
-    chosen = policies[policies["selected"].astype(bool) & (policies["split"] == "test")
-                      & (policies["policy"] == timed)]  # fmt: skip
-    summary, milliseconds = report.latency_summary(latency), latency_of(latency)
-    if chosen.empty or milliseconds is None or "packed_early_exit" not in summary.index:
-        return float("nan")
-    same_work = milliseconds(depth * chosen["token_layer_fraction"].iloc[0])
-    return float(summary.loc["packed_early_exit", "latency_ms_p50"] / same_work)
-
-
-def choose_policy(select: pd.DataFrame, cfg: StudyConfig, fits) -> tuple[exit_policies.Policy, float, float] | None:
-    """The best dynamic rule and threshold on a row's selection rows, by AUC, among those that are fast enough there.
-
-    Args:
-        select: from `select_rows`.
-        cfg: rules and grid.
-        fits: of a token-layer fraction: whether it is fast enough.
-
-    Returns:
-        Policy, threshold, its token-layer fraction; None where nothing that treats candidates differently fits.
-    """
-    rules = exit_policies.policies(float(select["label"].mean()), cfg.policy)
-    swept = exit_policies.sweep(select, [rule for rule in rules.values() if rule.dynamic], cfg.policy)
-    swept = exit_policies.really_dynamic(swept, cfg.policy.min_dynamic_share)
-    fast = swept[swept["token_layer_fraction"].map(fits)]
-    if fast.empty:
-        return None
-    chosen = fast.loc[fast["auc"].idxmax()]
-    return rules[chosen["policy"]], float(chosen["threshold"]), float(chosen["token_layer_fraction"])
-
-
-def same_latency(
-    results: Results, cfg: StudyConfig, latency: pd.DataFrame, factor: float, kind: str = ""
-) -> dict | None:  # fmt: skip
-    """AUC of the dynamic policy that is no slower than the best truncated model, less that model's.
-
-    Validation chooses the depth of the truncated model, by AUC, and then rule and threshold, by AUC among those whose
-    time is at most that model's: as measured over depths, times what leaving early was measured to cost beyond its
-    token-layers.
-
-    Args:
-        results: what was found.
-        cfg: the study's own settings.
-        latency: `latency.csv` of the study's run.
-        factor: from `overhead`.
-        kind: ending of the truncated models' names, of `ablation_results.LEARNED`.
-
-    Returns:
-        value, ci95 (paired over users, averaged over the seeds that were run), n, seeds, rivals, milliseconds of both;
-        None where a row or a latency is missing, or no threshold is fast enough.
-    """
-    each = [_duel(results, cfg, seed, latency_of(latency), factor, kind) for seed in (0, 1, 2)] if len(latency) else []
-    each = [duel for duel in each if duel]
-    if not each:
-        return None
-    return {"value": float(np.mean([d["value"] for d in each])), "n": each[0]["n"], "seeds": len(each),
-            "ci95": metrics.interval(np.mean([d["samples"] for d in each], axis=0)),
-            "rivals": [d["rival"] for d in each], "dynamic_ms": [d["dynamic_ms"] for d in each],
-            "static_ms": [d["static_ms"] for d in each]}  # fmt: skip
-
-
-def _duel(results: Results, cfg: StudyConfig, seed: int, milliseconds, factor: float, kind: str) -> dict | None:
-    """One seed of `same_latency`, with its resamples."""
-    main = results.get((MAIN, seed))
-    static = {k: results.get((f"static_{k}{kind}", seed)) for k in static_depths(cfg)}
-    if main is None or milliseconds is None or not np.isfinite(factor) or None in static.values():
-        return None
-    chosen = {k: select_rows(one) for k, one in static.items()}
-    rival = max(chosen, key=lambda k: metrics.auc(chosen[k]["label"], chosen[k][f"p_yes_{k}"]))
-
-    def dynamic_ms(fraction):
-        return factor * milliseconds(cfg.heads.exit_layers[-1] * fraction)
-
-    best = choose_policy(select_rows(main), cfg, lambda fraction: dynamic_ms(fraction) <= milliseconds(rival))
-    if best is None:
-        return None
-    (policy, threshold, fraction), test = best, test_rows(main, "both")
-    p_yes = exit_policies.head_matrix(test)[1]
-    left = exit_policies.exit_scores(p_yes, exit_policies.exit_index(policy, p_yes, threshold, cfg.policy.min_exit))
-    theirs = test_rows(static[rival], "both")[["row", f"p_yes_{rival}"]].set_axis(["row", "b"], axis=1)
-    pair = test[["row", "user_id", "label"]].assign(a=left).merge(theirs, on="row", validate="one_to_one")
-    auc, auc_rival, samples = auc_difference(pair, cfg)
-    return {"value": auc - auc_rival, "samples": samples, "n": len(pair), "rival": f"static_{rival}{kind}",
-            "dynamic_ms": dynamic_ms(fraction), "static_ms": milliseconds(rival)}  # fmt: skip
-
-
-# --- what is told ---------------------------------------------------------------------------------------------
-
-
-def duel_table(
-    results: Results, cfg: StudyConfig, latency: pd.DataFrame, policies: pd.DataFrame, timed: str
-) -> pd.DataFrame:  # fmt: skip
-    """Dynamic exit against truncated models at the same latency, one line each for what these learned with.
-
-    Args:
-        results: what was found.
-        cfg: the study's own settings.
-        latency, policies, timed: of the study's run, or of its committed reference, as for `overhead`.
-
-    Returns:
-        Columns learned (of `ablation_results.LEARNED`), value, lo, hi, n, seeds, rivals (one a seed), dynamic_ms and
-        static_ms (means over seeds); NaN where something is missing.
-    """
-    depth, lines = cfg.heads.exit_layers[-1], []
-    factor = overhead(latency, policies, timed, depth) if len(latency) else np.nan
-    for learned, kind in ablation_results.LEARNED.items():
-        told, line = same_latency(results, cfg, latency, factor, kind), {"learned": learned, **NOT_RUN}
-        if told is None:
-            lines.append(line | {"seeds": 0, "rivals": "", "dynamic_ms": np.nan, "static_ms": np.nan})
-            continue
-        lines.append(line | _flat(told) | {"seeds": told["seeds"], "rivals": ", ".join(told["rivals"]),
-                                           "dynamic_ms": np.mean(told["dynamic_ms"]),
-                                           "static_ms": np.mean(told["static_ms"])})  # fmt: skip
-    return pd.DataFrame(lines)
-
-
-def summary(
-    cfg: StudyConfig, results: Results, latency: pd.DataFrame, policies: pd.DataFrame, timed: str
-) -> dict[str, pd.DataFrame]:  # fmt: skip
-    """The four tables of `ablation_results.Ablations`, by name, in their order.
-
-    Args:
-        cfg: the study's own settings.
-        results: what was found of every row and seed.
-        latency, policies, timed: of the study's run, or of its committed reference, as for `overhead`; empty where
-            there is neither.
-    """
-    table = all_rows(cfg)
-    return {"comparisons": compare_all(table, results, cfg), "curves": curves(table, results, cfg),
-            "seeds": seed_spread(table, results), "duels": duel_table(results, cfg, latency, policies, timed)}

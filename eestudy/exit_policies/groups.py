@@ -16,20 +16,23 @@ AGES = (0, 18, 25, 35, 50, np.inf)  # years; MovieLens-1M has these groups only
 LEAST_ROWS = 30  # of a group that is told
 
 
-def kinds(rows: pd.DataFrame, evidence: pd.DataFrame, users: pd.DataFrame) -> dict[str, pd.Series]:
+def kinds(rows: pd.DataFrame, evidence: pd.DataFrame, users: pd.DataFrame, stars: bool = True) -> dict[str, pd.Series]:
     """By what rows are grouped: question -> group of each row; NaN where it is not known.
 
     Args:
         rows: judged rows: row, user_id.
         evidence: the `evidence` table: row, n_user, n_item, others, own.
         users: the `users` table; its gender and age are asked for where there are any.
+        stars: whether `others` holds a rating of each similar user; else it is one number, how many took the item.
 
     Returns:
         Series in the order of `rows`; a question that one answer fits is left out.
     """
     known = evidence.set_index("row").loc[rows["row"]]
+    similar = known["others"].map(len)
     found = {"the user's ratings before": _quarters(known["n_user"]), "the item's ratings before":
-             _quarters(known["n_item"]), "similar users found": _counts(known["others"].map(len))}  # fmt: skip
+             _quarters(known["n_item"]), "similar users found":
+             _counts(similar) if stars else similar.map(lambda n: "some" if n else "none")}  # fmt: skip
     about = users.set_index("user_id").loc[rows["user_id"]]
     if "gender" in about:
         found["gender"] = about["gender"].replace({"M": "male", "F": "female", "": np.nan})

@@ -47,6 +47,7 @@ def dataset_blocks(references: Sequence[dict]) -> list[tuple]:
     """
     return [
         *(("table", frame) for frame in dataset_tables(references)),
+        *(("text", text) for text in made_by(references)),
         ("heading", 3, "Where does retrieval help, and where not?"), ("list", where_retrieval_helps(references)),
         ("heading", 3, "The paper's figures for its datasets"), ("table", paper_table(references)),
         ("text", "Classes: " + "; ".join(f"{key}: {text}" for key, text in CLASSES.items()) + "."),
@@ -59,6 +60,20 @@ def dataset_tables(references: Sequence[dict]) -> list[pd.DataFrame]:
               "cost": _cost}  # fmt: skip
     return [pd.DataFrame([{title: metrics["dataset"], **cells(by_name(metrics))} for metrics in references])
             for title, cells in makers.items()]  # fmt: skip
+
+
+def made_by(references: Sequence[dict]) -> list[str]:
+    """Which references were measured by the same sources, in a sentence; [] where all were.
+
+    Args:
+        references: contents of `metrics.json`.
+    """
+    groups = pd.Series({one["dataset"]: one.get("source_hash", "") for one in references})
+    alike = [", ".join(names) for names in groups.groupby(groups, sort=False).groups.values()]
+    if len(alike) < 2:
+        return []
+    return [f"Measured by the same sources: {'; '.join(alike)}. Between these groups cost differs by what changed in "
+            "the code, too: compare costs within one."]  # fmt: skip
 
 
 def by_name(metrics: dict) -> dict:

@@ -48,7 +48,7 @@ def _depth_panel(axis, curves: pd.DataFrame, metric: str, marks: dict[str, float
 def depth_figure(curves: pd.DataFrame, tradeoff: pd.DataFrame, marks: list[str]) -> Figure:
     """AUC and GAUC by depth with and without evidence on the same rows; `marks` name models without an LLM."""
     drawing.use_style()
-    figure, axes = plt.subplots(1, 2, figsize=(13, 4.6))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4))
     table = tradeoff[tradeoff["kind"] == "baseline"].set_index("setting")
     for axis, metric in zip(axes, METRICS, strict=True):
         _depth_panel(axis, curves, metric, {name: table.loc[name, metric] for name in dict.fromkeys(marks)})
@@ -60,7 +60,7 @@ def depth_figure(curves: pd.DataFrame, tradeoff: pd.DataFrame, marks: list[str])
 def loss_figure(curves: pd.DataFrame, click_rate: float) -> Figure:
     """Log loss and calibration error of every calibrated exit, beside the log loss of always saying the click rate."""
     drawing.use_style()
-    figure, axes = plt.subplots(1, 2, figsize=(13, 4.2))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
     for axis, metric in zip(axes, ("log_loss", "ece"), strict=True):
         ends = []
         for mode, (label, colour, dash, marker) in MODES.items():
@@ -154,7 +154,7 @@ def tradeoff_figure(table: pd.DataFrame, chosen: str) -> Figure:
     drawing.use_style()
     table, cost = table[~table["setting"].str.endswith("_all_labels")].copy(), "token_layer_fraction"
     table.loc[table["kind"] == "baseline", cost] = 0.0
-    figure, axes = plt.subplots(1, 2, figsize=(15, 5.4))
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5.4))
     right = table[cost].max() * 1.04
     for axis, metric in zip(axes, METRICS, strict=True):
         _tradeoff_panel(axis, table, cost, metric, chosen, right)

@@ -114,6 +114,8 @@ def _trained_apart(values: dict) -> list[str]:
     if len(gains) == 2:
         smaller = min(gains, key=lambda gain: gain["value"])
         found.append(f"Of both gains of retrieval quote the smaller one: {with_interval(smaller, signed=True)}.")
+    if found:
+        found.append("(These intervals stand alone; notebooks 03 and 05 adjust for the number of comparisons.)")
     return found
 
 

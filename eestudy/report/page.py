@@ -15,6 +15,8 @@ import pandas as pd
 
 from eestudy.untrusted import plain_text
 
+MOST_DIGITS = 5  # after the point, of an interval
+
 
 def escape_html(value) -> str:
     """One line of text, safe as HTML content and inside a quoted attribute."""
@@ -37,10 +39,12 @@ def number(value, digits: int = 3, signed: bool = False) -> str:
 
 
 def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> str:
-    """`0.801 [0.789, 0.812]`; "not measured" for null."""
+    """`0.801 [0.789, 0.812]`; "not measured" for null. A bound that is not 0 never reads as 0: more digits are told."""
     if item is None or item["value"] is None:
         return "not measured"
     bounds = item.get("ci95")
+    while digits < MOST_DIGITS and any(bound and not round(bound, digits) for bound in bounds or ()):
+        digits += 1
     tail = "" if bounds is None else " [" + ", ".join(number(bound, digits, signed) for bound in bounds) + "]"
     return number(item["value"], digits, signed) + tail
 

@@ -41,15 +41,17 @@ def timed_classics(table: pd.DataFrame, click_models: pd.DataFrame, latency: pd.
                         latency_source=table["latency_source"].mask(ms.notna(), "one call a candidate"))  # fmt: skip
 
 
-def takeaway(speed: Mapping, loss: Mapping, rival: Mapping) -> str:
+def takeaway(speed: Mapping, leaving: Mapping, loss: Mapping, rival: Mapping) -> str:
     """What the figure shows, in a sentence that follows from its intervals.
 
     Args:
         speed: requests per second of early exit against the plain way, as {"value", "ci95"}.
+        leaving: the same against full depth with the same shared prefix: the part that is early exit's own.
         loss: AUC of early exit less full depth.
         rival: AUC of early exit less the best model without an LLM.
     """
-    faster = f"Early exit answers {with_interval(speed, 1)} times as many requests as the plain way"
+    faster = (f"Early exit answers {with_interval(speed, 1)} times as many requests as the plain way "
+              f"({with_interval(leaving, 1)} times as many as full depth with the same shared prefix)")  # fmt: skip
     cost = word(loss, "and gains accuracy", "at a price in accuracy", "with no loss of accuracy shown")
     other = word(rival, "more accurate than", "less accurate than", "not shown to differ from")
     return (f"{faster}, {cost} (AUC {with_interval(loss, signed=True)}); it is {other} the best model "
