@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from eestudy.untrusted import terminal_text
 
 INTERRUPTED = 130  # the shells' status after Ctrl-C
 GO_ON = "Stopped. What is finished is kept: give the same command again and it goes on from there."
 MORE_MEMORY = "not enough memory. Close other programs, or choose a smaller profile (PROFILE=smoke is the smallest)"
+
+
+def end_at_once(*_) -> NoReturn:
+    """The answer to Ctrl-C where an exception would not do: say how to go on, and end without waiting for anybody."""
+    os.write(2, f"\n{GO_ON}\n".encode())
+    os._exit(INTERRUPTED)
+
+
+def hear_ctrl_c_from_the_start() -> None:
+    """Let Ctrl-C end a command at once while its modules are imported, until `ends_plainly` begins.
+
+    That takes seconds. As an exception Ctrl-C would come as a traceback there, or not at all: some libraries swallow
+    whatever is raised while they import theirs. Where it is ignored, as of what a shell runs in the background, it
+    stays ignored.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end_at_once)
 
 
 @contextmanager
@@ -20,6 +40,8 @@ def ends_plainly(*errors: type[Exception]) -> Iterator[None]:
     Raises:
         SystemExit: in place of them.
     """
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:

@@ -19,14 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 from eestudy import artifacts, assets, pipeline
 from eestudy.chain import BESIDE, PROJECT, Project
-from eestudy.commands import GO_ON, INTERRUPTED, MORE_MEMORY, ends_plainly
+from eestudy.commands import MORE_MEMORY, end_at_once, ends_plainly
 from eestudy.holder import HeldError, hold
 from eestudy.untrusted import Terminal, terminal_text
 
@@ -267,14 +267,26 @@ def execute_beside(name: str, run: artifacts.Run, made_from: str, project: Proje
     return copy
 
 
-def _end_now() -> None:
-    """After Ctrl-C: end what was started here, say how to go on, wait for nothing."""
+def _end_now(*_) -> None:
+    """The answer to Ctrl-C: end what was started here, too. papermill's thread would hold up an ordinary end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for process in psutil.Process().children(recursive=True):
         process.kill()
-    sys.stdout.flush()
-    print(f"\n{GO_ON}", file=sys.stderr, flush=True)
-    os._exit(INTERRUPTED)  # papermill's thread would hold up an ordinary end
+    with suppress(RuntimeError):  # it came in the middle of a write
+        sys.stdout.flush()
+    end_at_once()
+
+
+@contextmanager
+def _ctrl_c_ends_now() -> Iterator[None]:
+    """No exception: a library that is being imported may swallow it. Ignored stays ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_now)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -288,9 +300,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"== {name}", flush=True)
     start = time.perf_counter()
     try:
-        execute_beside(name, run, "own files") if name in BESIDE else execute(name, run)
-    except KeyboardInterrupt:
-        _end_now()
+        with _ctrl_c_ends_now():
+            execute_beside(name, run, "own files") if name in BESIDE else execute(name, run)
     except Exception as error:
         sys.stdout.flush()
         sys.exit(

@@ -1,8 +1,23 @@
 """A command that cannot go on ends with one line."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
-from eestudy.commands import GO_ON, INTERRUPTED, ends_plainly
+from eestudy.artifacts import ROOT
+from eestudy.commands import GO_ON, INTERRUPTED, ends_plainly, hear_ctrl_c_from_the_start
+
+SWALLOWS = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000): pass
+except BaseException:
+    pass
+"""
 
 
 def ended(error, *kinds):
@@ -25,3 +40,28 @@ def test_errors_that_are_not_expected_stay_errors():
 
 def test_ctrl_c_says_how_to_go_on(capsys):
     assert ended(KeyboardInterrupt()) == INTERRUPTED and capsys.readouterr().err == f"\n{GO_ON}\n"
+
+
+@pytest.mark.parametrize(("module", "arguments"), [
+    ("pandas", ["eestudy.report", "summary"]), ("papermill", ["eestudy.execution", "00_start_here"])])
+def test_ctrl_c_is_heard_while_a_library_is_imported_that_swallows_it(module, arguments, tmp_path):
+    (tmp_path / f"{module}.py").write_text(SWALLOWS)
+    ended = subprocess.run([sys.executable, "-m", *arguments, "--dataset", "ml-100k", "--profile", "smoke"], cwd=ROOT,  # noqa: S603
+                           capture_output=True, text=True, check=False, timeout=60,
+                           env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "RUN_DIR": str(tmp_path / "run")},
+                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    assert (ended.returncode, ended.stderr.strip()) == (INTERRUPTED, GO_ON)
+
+
+def test_what_ignores_ctrl_c_goes_on_ignoring_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        hear_ctrl_c_from_the_start()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        hear_ctrl_c_from_the_start()
+        assert signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.default_int_handler)
+        with ends_plainly():
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
