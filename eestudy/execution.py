@@ -281,7 +281,7 @@ def _end_now(*_) -> None:
 def _ctrl_c_ends_now() -> Iterator[None]:
     """No exception: a library that is being imported may swallow it. Ignored stays ignored."""
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
+    if before in (signal.default_int_handler, end_at_once):
         signal.signal(signal.SIGINT, _end_now)
     try:
         yield
@@ -312,4 +312,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with _ctrl_c_ends_now():
+        main()
+        sys.stdout.flush()
+        os._exit(0)  # an ordinary end takes a while, in which Ctrl-C would find nobody who says how to go on
