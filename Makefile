@@ -228,7 +228,7 @@ unit: env ## the tests alone
 	@$(PY) -m pytest -q -n 2 --durations=15
 
 # ROWS: which faults, and with which seed: ROWS='kills corruption --seed 7', ROWS=--list.
-torture: env assets ## inject faults for an hour and more: what is noticed, recovered, lost goes to results/reference
+torture: env assets ## inject faults for an hour and a half: what is noticed, recovered, lost goes to results/reference
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(PY) -m faults $(ROWS)
 
 lock: env ## renew requirements.lock: the pins of requirements.txt with the hashes of all their files
