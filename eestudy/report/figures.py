@@ -154,7 +154,7 @@ def tradeoff_figure(table: pd.DataFrame, chosen: str) -> Figure:
     drawing.use_style()
     table, cost = table[~table["setting"].str.endswith("_all_labels")].copy(), "token_layer_fraction"
     table.loc[table["kind"] == "baseline", cost] = 0.0
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5.4))
+    figure, axes = plt.subplots(1, 2, figsize=(15, 5.4))
     right = table[cost].max() * 1.04
     for axis, metric in zip(axes, METRICS, strict=True):
         _tradeoff_panel(axis, table, cost, metric, chosen, right)
