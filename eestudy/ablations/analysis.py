@@ -193,7 +193,11 @@ def compare_all(table: Sequence[Row], results: Results, cfg: StudyConfig) -> pd.
         second seed: one training proves nothing), state.
     """
     noise = training_noise(table, results)
-    frame = pd.DataFrame([_compare(*pair, results, cfg, noise) for pair in declared(table)])
+    return adjusted(pd.DataFrame([_compare(*pair, results, cfg, noise) for pair in declared(table)]))
+
+
+def adjusted(frame: pd.DataFrame) -> pd.DataFrame:
+    """A family of tests with `p_holm` filled in, in place, where there is a `p`; those without one count, too."""
     if len(frame):
         known = frame["p"].notna()
         frame.loc[known, "p_holm"] = holm(frame.loc[known, "p"], len(frame))

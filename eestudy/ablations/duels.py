@@ -8,10 +8,8 @@ import pandas as pd
 from eestudy import ablation_results, exit_policies, metrics, report
 from eestudy.ablations import analysis
 from eestudy.ablations.analysis import Results
-from eestudy.ablations.table import MAIN, all_rows, static_depths
+from eestudy.ablations.table import MAIN, SEEDS, all_rows, static_depths
 from eestudy.config import StudyConfig
-
-SEEDS = (0, 1, 2)
 
 
 def latency_of(latency: pd.DataFrame):
@@ -100,8 +98,10 @@ def same_latency(
         row has a second seed), n, seeds, fixed (seeds without a dynamic rule), rivals, milliseconds of both on the test
         rows, state; None where a row or a latency is missing.
     """
-    each = [_duel(results, cfg, seed, latency_of(latency), factor, kind) for seed in SEEDS] if len(latency) else []
-    each = [duel for duel in each if duel]
+    milliseconds = latency_of(latency) if len(latency) else None
+    if milliseconds is None or not np.isfinite(factor):
+        return None
+    each = [duel for seed in SEEDS if (duel := _duel(results, cfg, seed, milliseconds, factor, kind))]
     if not each:
         return None
     noise = analysis.training_noise(all_rows(cfg), results)
@@ -117,7 +117,7 @@ def _duel(results: Results, cfg: StudyConfig, seed: int, milliseconds, factor: f
     """One seed of `same_latency`, with its resamples."""
     main, depth = analysis.found_in(results, MAIN, seed, "both"), cfg.heads.exit_layers[-1]
     static = {k: analysis.found_in(results, f"static_{k}{kind}", seed, "both") for k in static_depths(cfg)}
-    if main is None or milliseconds is None or not np.isfinite(factor) or None in static.values():
+    if main is None or None in static.values():
         return None
     if not all(f"p_yes_{k}" in one.scores for k, one in static.items()):  # of other code, with another exit
         return None
@@ -161,7 +161,4 @@ def duel_table(
             line |= {"rivals": ", ".join(told["rivals"]), "dynamic_ms": np.mean(told["dynamic_ms"]),
                      "static_ms": np.mean(told["static_ms"])}  # fmt: skip
         lines.append(line)
-    frame = pd.DataFrame(lines)
-    known = frame["p"].notna()
-    frame.loc[known, "p_holm"] = analysis.holm(frame.loc[known, "p"], len(frame))
-    return frame
+    return analysis.adjusted(pd.DataFrame(lines))
