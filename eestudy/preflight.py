@@ -254,7 +254,7 @@ def _draw_users(axis, observed: pd.DataFrame) -> None:
     people = np.arange(1, len(held) + 1) / len(held)
     axis.plot([0, *people], [0, *held], color="C0", marker="o" if len(held) < 20 else "")
     axis.plot([0, 1], [0, 1], color="0.5", linestyle=":")
-    axis.text(0.55, 0.46, "all alike", color="0.3")
+    axis.text(0.8, 0.72, "all alike", color="0.3", va="top")
     axis.axhline(HALF, color="C4", linestyle="--")
     axis.text(0.98, HALF - 0.02, "one user here: stops", color="C4", ha="right", va="top", fontsize=9)
     axis.set(title="Who wrote the rows?", xlabel="users, most active first (share)",
