@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from eestudy import artifacts
-from eestudy.report.headline import HASHES, NOTEBOOKS
+from eestudy.report.headline import HASHES, NOTEBOOKS, TOLD
 
 
 def references(profile: str, base: Path | None = None) -> list[str]:
@@ -46,6 +46,7 @@ def rebuild(run: artifacts.Run, base: Path | None = None) -> artifacts.Run:
             name = path.relative_to(folder).as_posix().removeprefix("rows/")
             artifacts.write_bytes(made, name, path.read_bytes(), source=f"reference {metrics['source_hash'][:12]}")
     artifacts.write_json(made, HASHES, metrics["hashes"])
-    for number in NOTEBOOKS:  # which notebook an entry is from is not kept: the first stands for all
-        artifacts.write_json(made, f"metrics_{number}.json", metrics["metrics"] if number == NOTEBOOKS[0] else [])
+    artifacts.write_json(made, TOLD, metrics["metrics"])
+    for number in NOTEBOOKS:  # which notebook an entry is from is not kept; what one says anew counts
+        artifacts.write_json(made, f"metrics_{number}.json", [])
     return made

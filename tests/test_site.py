@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from eestudy import artifacts, config, exit_policies, metrics, quickstart, replay
+from eestudy import artifacts, config, exit_policies, metrics, quickstart, replay, report
 from eestudy.site import build, explorer, front, notebooks, walks
 from eestudy.site.build import Site, clean_examples, data_url, script
 
@@ -94,6 +94,20 @@ def test_a_folder_of_something_else_is_left_alone(references, tmp_path):
 def test_a_dataset_without_reference_says_which_have_one(references, tmp_path):
     with pytest.raises(artifacts.ArtifactError, match="amazon-video-games, ml-100k"):
         replay.rebuild(artifacts.Run(tmp_path, "ml-1m", "laptop", 0), references)
+
+
+def test_what_a_notebook_says_anew_counts_and_not_what_the_reference_says(references, tmp_path):
+    run = replay.rebuild(artifacts.Run(tmp_path, "ml-100k", "laptop", 0), references)
+    cfg = config.load("ml-100k", "laptop", 0)
+    reference = json.loads((references / "ml-100k/laptop/metrics.json").read_text())
+    told = report.build_metrics(run, cfg)
+    assert told["headline"] == reference["headline"] and told["metrics"] == reference["metrics"]
+    artifacts.write_json(run, "metrics_06.json", [artifacts.metric("auc_early_exit", 0.3, "AUC", ci95=(0.2, 0.4))])
+    told = report.build_metrics(run, cfg)
+    names = [(item["name"], item["split"]) for item in told["metrics"]]
+    assert told["headline"]["auc_early_exit"]["value"] == 0.3 and len(names) == len(set(names))
+    states = report.compare(reference, told, {}).set_index("name")["state"]
+    assert states["auc_early_exit"] == "fail"
 
 
 def test_a_reference_of_an_older_version_is_refused_kindly(references, tmp_path):

@@ -24,6 +24,8 @@ from eestudy.contest.names import (
     WARM,
 )
 
+LEAVING = "throughput_ratio_early_exit_vs_packed_full_depth"  # notebook 07's by that name is of other requests
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -254,7 +256,7 @@ def entries(race: pd.DataFrame, ours: pd.DataFrame, head_scores: pd.DataFrame, c
     for c, part in races.items():
         size = "_1_candidate" if c == 1 else f"_{c}_candidates"
         ending = "" if c == decides else size
-        ratios = {name + ending: r for name, r in headline_ratios(part, best).items()}
+        ratios = {name + (size if name == LEAVING else ending): r for name, r in headline_ratios(part, best).items()}
         ratios["throughput_ratio_prefix_cache" + size] = ratio(part, FULL_DEPTH + WARM, FULL_DEPTH)
         ratios["matmul_peak_fraction_full_depth" + ending] = peak_fraction(part)
         found += [metric(name, r["value"], "ratio", "time", ci95=r["ci95"], n=r["n"]) for name, r in ratios.items()]

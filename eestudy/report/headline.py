@@ -17,6 +17,7 @@ from eestudy.report.tables import layer_of_gain, layer_of_gain_difference
 
 SCHEMA_VERSION = 1
 HASHES = "input_hashes.json"  # of a run made from a reference
+TOLD = "metrics_reference.json"  # of such a run: what its reference says
 NOTEBOOKS = tuple(f"{number:02d}" for number in range(9))  # those whose metrics are merged
 HEADLINE = (
     "auc_full_depth_retrieval", "gauc_full_depth_retrieval", "auc_full_depth_similar_users_only",
@@ -138,10 +139,18 @@ def merge_metrics(parts: dict[str, list[dict]]) -> list[dict]:
 
 
 def read_parts(run: artifacts.Run, notebooks: Iterable[str] = NOTEBOOKS) -> dict[str, list[dict]]:
-    """The `metrics_NN.json` that the run holds; a notebook without one is left out."""
+    """The `metrics_NN.json` that the run holds; a notebook without one is left out.
+
+    In a run made from a reference the part "reference" has what no notebook has said anew.
+    """
     names = {number: f"metrics_{number}.json" for number in notebooks}
-    return {number: artifacts.read_json(run, name) for number, name in names.items()
-            if artifacts.artifact_hash(run, name)}  # fmt: skip
+    parts = {number: artifacts.read_json(run, name) for number, name in names.items()
+             if artifacts.artifact_hash(run, name)}  # fmt: skip
+    if parts.get(NOTEBOOKS[0]) == [] and artifacts.artifact_hash(run, TOLD):  # the first notebook was not run here
+        anew = {(item["name"], item["split"]) for part in parts.values() for item in part}
+        parts["reference"] = [item for item in artifacts.read_json(run, TOLD)
+                              if (item["name"], item["split"]) not in anew]  # fmt: skip
+    return parts
 
 
 def headline(merged: list[dict]) -> dict[str, dict | None]:
@@ -207,7 +216,9 @@ def input_hashes(run: artifacts.Run) -> dict:
 def build_metrics(run: artifacts.Run, cfg: StudyConfig) -> dict:
     """The content of `metrics.json`: every notebook's entries, the headline, and what identifies the run."""
     parts = read_parts(run)
-    merged = [*merge_metrics(parts), reproduce_minutes(run)]
+    merged = merge_metrics(parts)
+    if "reference" not in parts:  # where it is, its minutes are among its entries
+        merged.append(reproduce_minutes(run))
     choices = artifacts.read_json(run, "choices.json") if artifacts.artifact_hash(run, "choices.json") else {}
     return {
         "schema_version": SCHEMA_VERSION, "dataset": artifacts.study_name(run.dataset),
