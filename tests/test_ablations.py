@@ -1,5 +1,6 @@
 """Every row of the table can be run, resumes where it was killed, is done once, and is compared as declared."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -421,6 +422,16 @@ def test_a_finished_row_of_another_fingerprint_is_not_done(finished, monkeypatch
     assert ran == ["static_2"]
 
 
+def test_what_was_finished_without_keep_is_kept_when_asked_for(finished):
+    row, source, found = finished
+    row = dataclasses.replace(row, seeds=(0,))
+    kept = [rows.reference_path(source, row, 0).with_name(f"{row.name}-0{ending}") for ending in (".json", ".parquet")]
+    command.run_all((row,), toys.study(), {0: source})
+    assert not any(path.exists() for path in kept)
+    command.run_all((row,), toys.study(), {0: source}, keep=True)
+    assert json.loads(kept[0].read_text()) == found.record and kept[1].exists()
+
+
 def test_a_committed_row_is_done_unless_its_scores_are_not_its_own(finished):
     row, source, found = finished
     record, scores = rows.keep_row(row, 0, source)
@@ -440,6 +451,21 @@ def test_a_budget_begins_no_row_that_would_overrun_it(source, monkeypatch, capsy
     three = tuple(Row(name, "?", "heads") for name in "abc")
     command.run_all(three, toys.study(), {0: source}, budget=2.5)
     assert ran == ["a", "b"] and "the next row would be c" in capsys.readouterr().out
+
+
+def test_a_row_that_fails_is_named_and_the_others_are_told(source, monkeypatch, capsys):
+    def run_row(row, *_):
+        if row.name == "only_none":
+            raise ValueError("it did not learn")
+
+    monkeypatch.setattr(rows, "run_row", run_row)
+    monkeypatch.setattr(command.time, "perf_counter", lambda: 0.0)
+    summarised = []
+    monkeypatch.setattr(command, "summarise", lambda *_: summarised.append(1) or {"comparisons": pd.DataFrame()})
+    names = ("--only", "only_none", "--only", "only_both", "--seed", "0")
+    with pytest.raises(SystemExit, match="only_none, seed 0: it did not learn"):
+        command.main(["--profile", "smoke", *names, "--budget-minutes", "0"])
+    assert summarised == [1]
 
 
 def test_a_row_waits_for_its_seeds_evidence_and_the_others_run(source, monkeypatch, capsys):
@@ -464,6 +490,15 @@ def test_a_damaged_table_stops_the_row(source):
 def test_holm_by_hand():
     np.testing.assert_allclose(analysis.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(analysis.holm([0.01, 0.5], n_tests=10), [0.1, 1.0])
+
+
+def test_seeds_of_other_code_are_no_noise_of_training(finished):
+    row, _, found = finished
+    row = dataclasses.replace(row, seeds=(0, 1, 2))
+    stale = dataclasses.replace(found, current=False)
+    assert analysis.of_seeds(row, {(row.name, 0): found, (row.name, 1): stale}) == [found]
+    assert analysis.of_seeds(row, {(row.name, 0): stale, (row.name, 2): stale}) == [stale, stale]
+    assert analysis.training_noise([row], {(row.name, 0): found, (row.name, 1): stale})[1] == 0
 
 
 def test_p_counts_the_smaller_side():

@@ -199,7 +199,8 @@ def test_quality_is_told_on_the_rows_that_were_scored():
 
 NAMES_AT_16 = {
     "throughput_ratio_best_vs_plain": 12 / 1.0, "throughput_ratio_full_depth_vs_hf_prefix_reuse": 4 / 3,
-    "throughput_ratio_early_exit_vs_packed_full_depth_16_candidates": 3 / 1, "throughput_ratio_best_vs_llama_cpp": 8 / 1,
+    "throughput_ratio_early_exit_vs_packed_full_depth_16_candidates": 3 / 1,
+    "throughput_ratio_best_vs_llama_cpp": 8 / 1,
     "throughput_ratio_best_vs_best_truncated_rival": 1.5 / 1, "throughput_ratio_early_exit_vs_own_truncation": 1.5 / 1,
     "throughput_ratio_best_vs_best_truncated_program": 2 / 1,
     "matmul_peak_fraction_full_depth": 2.4 / 3, "throughput_ratio_prefix_cache_16_candidates": 3 / 2,

@@ -29,9 +29,11 @@ def main(arguments: list[str] | None = None) -> None:
         if given.list:
             print(listing(chosen, cfg, sources))
         else:
-            run_all(chosen, cfg, sources, given.budget_minutes, given.keep)
+            failed = run_all(chosen, cfg, sources, given.budget_minutes, given.keep)
             told = summarise(cfg, artifacts.open_run(given.dataset, given.profile, 0), given.keep)
             print("\n".join(map(ablation_results.sentence, told["comparisons"].to_dict("records"))))
+            if failed:
+                raise ValueError(f"rows that failed: {'; '.join(failed)}")
 
 
 def _parser():
@@ -59,7 +61,7 @@ def choose(known: tuple[Row, ...], names: list[str] | None) -> tuple[Row, ...]:
 def run_all(
     chosen: tuple[Row, ...], cfg: config.StudyConfig, sources: dict[int, artifacts.Run], budget: float | None = None,
     keep: bool = False,
-) -> None:  # fmt: skip
+) -> list[str]:  # fmt: skip
     """Every row and seed that is not finished, until the budget would be overrun.
 
     Args:
@@ -67,22 +69,24 @@ def run_all(
         cfg: the study's own settings.
         sources: the study's run of each seed.
         budget: minutes; a row is begun only where the longest row so far would still fit. None: no limit.
-        keep: copy each finished row to the committed results.
+        keep: copy each finished row to the committed results, those that were finished before, too.
 
-    Raises:
-        ValueError: at the end, where rows failed; it names them.
+    Returns:
+        What failed, a text a row; the others went on.
     """
     began, longest, failed = time.perf_counter(), 0.0, []
     for row, seed in each_seed(chosen):
         found = rows.find_finished(row, cfg, seed, sources[seed])
         if found is not None and found.current:
+            if keep and not _is_kept(row, cfg, seed, sources[seed]):
+                rows.keep_row(row, seed, sources[seed])
             continue
         if missing := rows.missing_tables(sources[seed]):
             print(f"== ablation {row.name}, seed {seed}, waits for {', '.join(missing)}: {sources[seed].command}")
             continue
         if budget is not None and time.perf_counter() - began + longest > 60 * budget:
             print(f"== the budget of {budget:g} minutes is used; the next row would be {row.name}, seed {seed}")
-            return
+            break
         start = time.perf_counter()
         try:
             rows.run_row(row, cfg, seed, sources[seed])
@@ -94,8 +98,15 @@ def run_all(
             rows.keep_row(row, seed, sources[seed])
         longest = max(longest, time.perf_counter() - start)
         print(f"== ablation {row.name}, seed {seed}: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
-    if failed:
-        raise ValueError(f"rows that failed: {'; '.join(failed)}")
+    return failed
+
+
+def _is_kept(row: Row, cfg: config.StudyConfig, seed: int, source: artifacts.Run) -> bool:
+    """Whether a finished row is among the committed results: of today it is there, or nowhere but there."""
+    here = artifacts.is_current(rows.open_row(source, row, seed), rows.RESULT,
+                                rows.row_fingerprint(rows.settings_of(row, cfg, seed), row, source))  # fmt: skip
+    kept = rows.reference_path(source, row, seed)
+    return not here or all(kept.with_name(kept.name + ending).exists() for ending in (".json", ".parquet"))
 
 
 def summarise(cfg: config.StudyConfig, run: artifacts.Run, keep: bool) -> dict[str, pd.DataFrame]:
@@ -154,8 +165,7 @@ def listing(chosen: tuple[Row, ...], cfg: config.StudyConfig, sources: dict[int,
     """One line a row and seed: its name, whether it is finished, and its question."""
     lines = []
     for row, seed in each_seed(chosen):
-        found = rows.find_finished(row, cfg, seed, sources[seed])
-        state = "not run" if found is None else "finished" if found.current else "of other code"
+        state = analysis.state(rows.find_finished(row, cfg, seed, sources[seed]))
         lines.append(f"{row.name:<22} seed {seed}  {state:<13}  {row.question}")
     return "\n".join(lines)
 

@@ -38,6 +38,17 @@ def found_in(results: Results, name: str, seed: int, mode: str) -> Finished | No
     return found if found is not None and (found.scores["mode"] == mode).any() else None
 
 
+def of_seeds(row: Row, results: Results) -> list[Finished]:
+    """What was found of a row's seeds, in its first mode; where some are of today's code and settings, only those."""
+    found = [one for seed in row.seeds if (one := found_in(results, row.name, seed, row.modes[0]))]
+    return [one for one in found if one.current] or found
+
+
+def state(found: Finished | None) -> str:
+    """Whether a row is there, and of today's code and settings: 'finished', 'of other code' or 'not run'."""
+    return "not run" if found is None else "finished" if found.current else "of other code"
+
+
 def chosen_exit(found: Finished, mode: str) -> int:
     """The exit layer of highest AUC on the selection rows; of equals the shallowest.
 
@@ -64,13 +75,13 @@ def curves(table: Sequence[Row], results: Results, cfg: StudyConfig) -> pd.DataF
     for (row, seed), mode in [(pair, mode) for pair in each_seed(table) for mode in pair[0].modes]:
         found, name = found_in(results, row.name, seed, mode), {"row": row.name, "seed": seed, "mode": mode}
         if found is None:
-            lines.append(name | {"exit_layer": None, "metric": None, **NOT_RUN, "state": "not run"})
+            lines.append(name | {"exit_layer": None, "metric": None, **NOT_RUN, "state": state(found)})
             continue
-        test, state = test_rows(found, mode), "finished" if found.current else "of other code"
+        test = test_rows(found, mode)
         for layer, metric in [(k, m) for k in exit_policies.head_matrix(test)[0] for m in METRICS]:
             told = metrics.estimate(test["label"], test[f"p_yes_{layer}"], test["user_id"], cfg.policy.n_bootstrap,
                                     cfg.seed, metric)  # fmt: skip
-            lines.append(name | {"exit_layer": layer, "metric": metric, **flat(told), "state": state})
+            lines.append(name | {"exit_layer": layer, "metric": metric, **flat(told), "state": state(found)})
     return pd.DataFrame(lines)
 
 
@@ -99,15 +110,15 @@ def training_noise(table: Sequence[Row], results: Results) -> tuple[float, int]:
     """How far AUC differs between trainings of one row that differ in their seed alone.
 
     Resamples of users hold each model fixed; who trains again gets another one. Rows with two finished seeds or more
-    tell how different, over all their exits, on the test rows in their first mode.
+    tell how different, over all their exits, on the test rows in their first mode. Seeds of other code count only
+    where a row has no others: what the code changed is no noise.
 
     Returns:
         Standard deviation, pooled over rows, and its degrees of freedom; (NaN, 0) where no row has a second seed.
     """
     squares, freedom = 0.0, 0
     for row in table:
-        found = [one for seed in row.seeds if (one := found_in(results, row.name, seed, row.modes[0]))]
-        if len(found) < 2:
+        if len(found := of_seeds(row, results)) < 2:
             continue
         tests = [test_rows(one, row.modes[0]) for one in found]
         layers = sorted(set.intersection(*(set(exit_policies.head_matrix(test)[0]) for test in tests)))
@@ -258,8 +269,7 @@ def seed_spread(table: Sequence[Row], results: Results) -> pd.DataFrame:
     for row in table:
         if len(row.seeds) < 2:
             continue
-        found = [found_in(results, row.name, seed, row.modes[0]) for seed in row.seeds]
-        tests = [(test_rows(one, row.modes[0]), chosen_exit(one, row.modes[0])) for one in found if one is not None]
+        tests = [(test_rows(one, row.modes[0]), chosen_exit(one, row.modes[0])) for one in of_seeds(row, results)]
         values = [metrics.auc(test["label"], test[f"p_yes_{layer}"]) for test, layer in tests]
         lines.append({"row": row.name, "seeds": len(values), "auc_mean": np.mean(values) if values else np.nan,
                       "auc_sd": np.std(values, ddof=1) if len(values) > 1 else np.nan})  # fmt: skip
