@@ -14,7 +14,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c '' 2>/
 fi
 
 python=
-for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3 python; do
+for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3 python}; do
   # ensurepip is asked for because some systems ship it, and so venv, apart
   if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11, 5) <= sys.version_info[:3] < (3, 14))' \
     2>/dev/null; then
@@ -22,6 +22,10 @@ for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3 python; do
     break
   fi
 done
+if [ -z "$python" ] && [ -n "${PYTHON:-}" ]; then
+  echo "error: PYTHON=$PYTHON is no Python from 3.11.5 to 3.13 with venv. Name another, or none: one is looked for." >&2
+  exit 1
+fi
 if [ -z "$python" ]; then
   cat >&2 <<'END'
 error: no Python from 3.11.5 to 3.13 with venv was found. Install one and call make again:

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -372,6 +373,31 @@ def is_current(run: Run, name: str, wanted: str) -> bool:
     except ArtifactError as error:
         print(f"note: {error}. Here it is made anew.", file=sys.stderr, flush=True)
         return False
+
+
+def replace_folder(fresh: Path, target: Path) -> None:
+    """Put a whole folder where another was; between two renames nobody sees half of one.
+
+    A kill between them leaves the old one beside it; the next call finds it there and takes it for what was there.
+
+    Args:
+        fresh: in the same file system, best beside `target`; gone afterwards.
+        target: where it goes, whether there is a folder or not.
+    """
+    old = put_back(target)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(fresh, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def put_back(target: Path) -> Path:
+    """Undo what a killed `replace_folder` left half done; returns where it moves the old folder meanwhile."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        os.replace(old, target)
+    shutil.rmtree(old, ignore_errors=True)
+    return old
 
 
 def metric(name: str, value, unit: str, kind: str = "quality", split: str = "test", ci95=None, n=None) -> dict:

@@ -6,8 +6,6 @@ in two minutes.
 
 from __future__ import annotations
 
-import sys
-
 from eestudy import artifacts, chain, execution, replay
 from eestudy.site.command import show
 
@@ -44,4 +42,4 @@ def replayed(run: artifacts.Run) -> artifacts.Run:
 
 
 if __name__ == "__main__":
-    sys.exit(show("The late notebooks on a committed reference.", None, replayed))
+    show("The late notebooks on a committed reference.", None, replayed)

@@ -74,6 +74,30 @@ def test_failed_write_leaves_the_old_file_and_no_temporary_one(run, monkeypatch)
     assert path.read_bytes() == b"old" and [file.name for file in run.root.iterdir()] == ["x.bin"]
 
 
+def test_a_folder_is_replaced_whole_and_a_kill_between_two_renames_loses_nothing(tmp_path, monkeypatch):
+    fresh, target = tmp_path / "fresh", tmp_path / "pages"
+    for folder, text in ((fresh, "new"), (target, "old")):
+        folder.mkdir()
+        (folder / "page").write_text(text)
+    rename, calls = os.replace, []
+
+    def killed(source, goal):
+        calls.append(goal)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, goal)
+
+    monkeypatch.setattr(artifacts.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        artifacts.replace_folder(fresh, target)
+    monkeypatch.setattr(artifacts.os, "replace", rename)
+    assert not target.exists()
+    artifacts.put_back(target)
+    assert (target / "page").read_text() == "old"
+    artifacts.replace_folder(fresh, target)
+    assert (target / "page").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["pages"]
+
+
 def test_write_interrupted_between_file_and_sidecar_counts_as_absent(run, monkeypatch):
     artifacts.write_json(run, "x.json", 1)
     original = os.replace

@@ -328,7 +328,7 @@ def test_popularity_alone_does_not_tell_negatives_from_targets(seed):
     popularity /= popularity.sum()
     user_id, item_id = np.arange(n_users), rng.choice(n_items, n_users, p=popularity)
     known = np.sort(user_id * n_items + item_id)
-    drawn = negatives.draw_negatives(user_id, item_id, user_id, item_id, known, n_items, seed)
+    drawn = negatives.draw_negatives(user_id, user_id, item_id, known, n_items, seed)
     kept = drawn >= 0
     degree = np.bincount(item_id, minlength=n_items)
     score = np.concatenate([degree[item_id[kept]], degree[drawn[kept]]])
@@ -337,7 +337,7 @@ def test_popularity_alone_does_not_tell_negatives_from_targets(seed):
 
 
 def test_no_other_user_means_no_negative():
-    drawn = negatives.draw_negatives([0, 0], [1, 2], [0, 0], [1, 2], np.array([1, 2]), 3, 0)
+    drawn = negatives.draw_negatives([0, 0], [0, 0], [1, 2], np.array([1, 2]), 3, 0)
     assert drawn.tolist() == [-1, -1]
 
 

@@ -349,7 +349,9 @@ def test_the_notebook_orders_on_the_select_half_and_tests_on_the_risk_half():
     assert len(ordering) == 1 and '"select"' in ordering[0]
     assert not any(f'"{name}"' in ordering[0] for name in ("risk", "everybody", "test"))
     call = code[code.index("exit_policies.real_risk("):]
-    assert 'losses[kind, "risk"][:, line]' in call[:200]
+    arguments = " ".join(call[: call.index("cfg.policy.risk_epsilons")].split())
+    assert 'losses[kind, "risk"][:, line]' in arguments
+    assert 'costs["select"][line], costs["test"][line]' in arguments, "chosen by costs of validation, told by test's"
 
 
 def test_ordering_on_the_calibration_itself_breaks_the_promise():
@@ -373,7 +375,8 @@ def test_ordering_on_the_calibration_itself_breaks_the_promise():
 
 def test_real_risk_stands_beside_the_calibration():
     losses, later = made_up(0, 300), made_up(1, 500, scale=0.16)  # twice the loss: time has passed
-    table = ep.real_risk(-np.arange(7.0), losses, later, costs_of(losses), (0.001, 0.2), 0.1, 200, 0)
+    costs = costs_of(losses)
+    table = ep.real_risk(-np.arange(7.0), losses, later, costs, costs / 2, (0.001, 0.2), 0.1, 200, 0)
     table = table.set_index(["procedure", "epsilon"])
     none, some = table.loc[("ltt_hoeffding_bentkus", 0.001)], table.loc[("ltt_hoeffding_bentkus", 0.2)]
     assert np.isnan(none["threshold"]) and none["risk_later"] == none["token_layers_saved"] == 0
@@ -381,4 +384,14 @@ def test_real_risk_stands_beside_the_calibration():
     assert some["risk_calibration"] == pytest.approx(losses[:, place].mean())
     assert some["risk_later"] == pytest.approx(later[:, place].mean()) and some["risk_later"] > 0
     assert some["risk_lo"] < some["risk_later"] < some["risk_hi"]
-    assert some["token_layers_saved"] == pytest.approx(1 - costs_of(losses)[place])
+    assert some["token_layers_saved"] == pytest.approx(1 - costs[place] / 2)
+    upside_down = ep.real_risk(-np.arange(7.0), losses, later, costs, costs[::-1], (0.2,), 0.1, 200, 0)
+    assert upside_down.set_index("procedure").loc["ltt_hoeffding_bentkus", "threshold"] == some["threshold"]
+
+
+def test_without_later_users_their_risk_is_not_told_as_none():
+    losses = made_up(0, 300)
+    table = ep.real_risk(-np.arange(7.0), losses, losses[:0], costs_of(losses), costs_of(losses), (0.2,), 0.1, 200, 0)
+    some = table.set_index("procedure").loc["ltt_hoeffding_bentkus"]
+    assert np.isfinite(some["threshold"]) and some["risk_calibration"] > 0 and some["n_later"] == 0
+    assert some[["risk_later", "risk_lo", "risk_hi", "token_layers_saved"]].isna().all()

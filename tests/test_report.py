@@ -578,9 +578,11 @@ def test_measured_deviation_is_the_tolerance(built):
     ("layer_of_95_percent_of_gain_with_evidence", "layer", (4, 4), 5), ("something", "AUC", None, None),
 ])  # fmt: skip
 def test_tolerance_without_a_measured_deviation(name, unit, ci95, allowed):
-    item = {"name": name, "unit": unit, "ci95": ci95}
+    item = {"name": name, "unit": unit, "ci95": ci95, "split": "test"}
     assert comparison.tolerance(item, {}) == (allowed if allowed is None else pytest.approx(allowed))
     assert comparison.tolerance(item, {name: 0.002}) == pytest.approx(0.006)
+    on_validation = item | {"split": "validation"}  # deviations are of test: another split's entry has none
+    assert comparison.tolerance(on_validation, {name: 0.002}) == comparison.tolerance(item, {})
 
 
 def test_tolerance_that_reaches_the_trivial_baseline_never_passes(built):
@@ -699,13 +701,14 @@ def test_counts_only_reference_keeps_no_quality(built):
     assert _state(table, "n_judged_test_rows") == "fail"
 
 
-def test_check_without_reference_or_run_says_what_to_do(places, tmp_path, capsys, monkeypatch):
-    assert main(["check"]) == 1
-    assert "make reference" in capsys.readouterr().err
+def test_check_without_reference_or_run_says_what_to_do(places, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="make reference"):
+        main(["check"])
     monkeypatch.setenv("RUN_DIR", str(tmp_path / "empty"))
-    assert main(["summary"]) == 1
-    assert "make reproduce" in capsys.readouterr().err
-    assert main(["check", "--dataset", "nope"]) == 1
+    with pytest.raises(SystemExit, match="make reproduce"):
+        main(["summary"])
+    with pytest.raises(SystemExit, match="nope"):
+        main(["check", "--dataset", "nope"])
 
 
 def test_titles_are_counted_over_notebooks():

@@ -65,9 +65,7 @@ def run_all(
     """Every row and seed that is not finished, until the budget would be overrun.
 
     Args:
-        chosen: rows of the table, in its order.
-        cfg: the study's own settings.
-        sources: the study's run of each seed.
+        chosen, cfg, sources: rows in the table's order, the study's own settings, its run of each seed.
         budget: minutes; a row is begun only where the longest row so far would still fit. None: no limit.
         keep: copy each finished row to the committed results, those that were finished before, too.
 
@@ -78,8 +76,8 @@ def run_all(
     for row, seed in each_seed(chosen):
         found = rows.find_finished(row, cfg, seed, sources[seed])
         if found is not None and found.current:
-            if keep and not _is_kept(row, cfg, seed, sources[seed]):
-                rows.keep_row(row, seed, sources[seed])
+            if keep:
+                _keep_once(row, cfg, seed, sources[seed])
             continue
         if missing := rows.missing_tables(sources[seed]):
             print(f"== ablation {row.name}, seed {seed}, waits for {', '.join(missing)}: {sources[seed].command}")
@@ -101,12 +99,13 @@ def run_all(
     return failed
 
 
-def _is_kept(row: Row, cfg: config.StudyConfig, seed: int, source: artifacts.Run) -> bool:
-    """Whether a finished row is among the committed results: of today it is there, or nowhere but there."""
+def _keep_once(row: Row, cfg: config.StudyConfig, seed: int, source: artifacts.Run) -> None:
+    """Copy a finished row to the committed results, if it was finished here and is not among them."""
     here = artifacts.is_current(rows.open_row(source, row, seed), rows.RESULT,
                                 rows.row_fingerprint(rows.settings_of(row, cfg, seed), row, source))  # fmt: skip
     kept = rows.reference_path(source, row, seed)
-    return not here or all(kept.with_name(kept.name + ending).exists() for ending in (".json", ".parquet"))
+    if here and not all(kept.with_name(kept.name + ending).exists() for ending in (".json", ".parquet")):
+        rows.keep_row(row, seed, source)
 
 
 def summarise(cfg: config.StudyConfig, run: artifacts.Run, keep: bool) -> dict[str, pd.DataFrame]:

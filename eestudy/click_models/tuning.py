@@ -80,7 +80,7 @@ def microseconds(predict: Predict, places: np.ndarray) -> tuple[float, float]:
 
     Features and histories are at hand: what it takes to look them up is not counted.
     """
-    batch, found = np.resize(places, min(N_TIMED, len(places))), []
+    batch, found = places[:N_TIMED], []
     for asked, repeats in ((batch, REPEATS), (batch[:1], 10 * REPEATS)):
         predict(asked)
         seconds = []

@@ -190,10 +190,10 @@ def best_of_ours(race: pd.DataFrame, on_validation: pd.DataFrame, max_auc_loss: 
     return rate.loc[list(holds)].idxmax()
 
 
-def rivals_of(race: pd.DataFrame, start: str, cut: bool) -> str:
-    """The fastest contender whose name begins with `start`, truncated or not."""
+def fastest_whole(race: pd.DataFrame, start: str) -> str:
+    """The fastest contender whose name begins with `start` and that runs the whole model."""
     table = contender_table(race)
-    wanted = table["contender"].str.startswith(start) & (table["contender"].str.contains(TRUNCATED) == cut)
+    wanted = table["contender"].str.startswith(start) & ~table["contender"].str.contains(TRUNCATED)
     return table.loc[table[wanted]["alone_rps"].idxmax(), "contender"]
 
 
@@ -211,8 +211,6 @@ def headline_ratios(race: pd.DataFrame, best: str) -> dict[str, dict]:
         race: from `race.race_all`.
         best: from `best_of_ours`.
     """
-    names = set(race["contender"])
-    there = [start for start in (PREFIX_REUSE, LLAMA) if any(name.startswith(start) for name in names)]
     pairs = {
         "best_vs_plain": (best, PLAIN),
         "full_depth_vs_hf_prefix_reuse": (FULL_DEPTH, PREFIX_REUSE),
@@ -221,8 +219,8 @@ def headline_ratios(race: pd.DataFrame, best: str) -> dict[str, dict]:
         "best_vs_best_truncated_program": (best, strongest_truncated(race, False)),  # of other people's
         "early_exit_vs_own_truncation": (EARLY_EXIT, OURS_TRUNCATED),
     }  # fmt: skip
-    if LLAMA in there:
-        pairs["best_vs_llama_cpp"] = (best, rivals_of(race, LLAMA, False))
+    if race["contender"].str.startswith(LLAMA).any():
+        pairs["best_vs_llama_cpp"] = (best, fastest_whole(race, LLAMA))
     return {f"throughput_ratio_{name}": ratio(race, *pair) for name, pair in pairs.items()}
 
 

@@ -18,16 +18,16 @@ def _pairs(interactions: pd.DataFrame, n_items: int) -> np.ndarray:
     return np.sort(interactions["user_id"].to_numpy(np.int64) * n_items + interactions["item_id"].to_numpy(np.int64))
 
 
-def draw_negatives(user_id, item_id, pool_user, pool_item, known: np.ndarray, n_items: int, seed: int) -> np.ndarray:
+def draw_negatives(user_id, pool_user, pool_item, known: np.ndarray, n_items: int, seed: int) -> np.ndarray:
     """For each target an item that is another user's target, and that the user is not known to have.
 
     Uniform negatives would be rarer items than targets are, and popularity alone would tell them apart; items drawn
     from others' targets are as popular as targets.
 
     Args:
-        user_id, item_id: [n] the targets' users and items; the item of a target itself is never its negative.
+        user_id: [n] the targets' users.
         pool_user, pool_item: [m] the targets to draw from.
-        known: sorted int64, user_id * n_items + item_id of what is never drawn for a user.
+        known: sorted int64, user_id * n_items + item_id of what is never drawn for a user: the targets, at least.
         n_items: I.
         seed: of the draw.
 
@@ -61,7 +61,7 @@ def graph_negatives(interactions: pd.DataFrame, split, seed: int) -> pd.DataFram
     n_items = 1 + int(interactions["item_id"].max())
     graph = interactions[np.asarray(split) == "graph"]
     ids = (graph["user_id"], graph["item_id"])
-    drawn = draw_negatives(*ids, *ids, _pairs(graph, n_items), n_items, seed)
+    drawn = draw_negatives(ids[0], *ids, _pairs(graph, n_items), n_items, seed)
     found = pd.DataFrame({"user_id": graph["user_id"].to_numpy(), "item_id": drawn, "label": np.int8(0)})
     return found[found["item_id"] >= 0].reset_index(drop=True)
 
@@ -87,7 +87,7 @@ def add_negatives(interactions: pd.DataFrame, split: np.ndarray, seed: int) -> t
         targets = interactions[split == part]
         known = _pairs(interactions[np.isin(split, UNTIL[part])], n_items)
         ids = (targets["user_id"], targets["item_id"])
-        drawn = draw_negatives(*ids, *ids, known, n_items, seed + number)
+        drawn = draw_negatives(ids[0], *ids, known, n_items, seed + number)
         negatives = targets.assign(item_id=drawn, rating=np.float32(0), label=np.int8(0), observed=False)[drawn >= 0]
         pieces.append(negatives)
         parts.append(np.full(len(negatives), part, dtype=object))

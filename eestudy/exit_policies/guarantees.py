@@ -218,8 +218,8 @@ def violation_rates(
 
 
 def real_risk(
-    thresholds: np.ndarray, calibration: np.ndarray, later: np.ndarray, costs: np.ndarray, epsilons: Iterable[float],
-    delta: float, n_bootstrap: int, seed: int,
+    thresholds: np.ndarray, calibration: np.ndarray, later: np.ndarray, costs: np.ndarray, later_costs: np.ndarray,
+    epsilons: Iterable[float], delta: float, n_bootstrap: int, seed: int,
 ) -> pd.DataFrame:  # fmt: skip
     """What the thresholds of one calibration do to users served later, who are not exchangeable with its users.
 
@@ -227,14 +227,15 @@ def real_risk(
         thresholds: [m] from the safest to the riskiest.
         calibration: [U, m] losses of the calibration users.
         later: [V, m] losses of the users served later.
-        costs: [m] share of full depth's token-layers among the later ones.
+        costs: [m] share of full depth's token-layers, by which one of the allowed is chosen: not of the later users.
+        later_costs: [m] the same among the later ones.
         epsilons, delta: the promise.
         n_bootstrap, seed: of the interval over users.
 
     Returns:
         A row for each of `PROCEDURES` and epsilon: procedure, epsilon, n_users (of the calibration), threshold (NaN:
         none qualifies, full depth), risk_calibration, risk_later with risk_lo and risk_hi (95 % over users),
-        n_later, token_layers_saved.
+        n_later, token_layers_saved (among the later ones; NaN, as their risk, where there are none).
     """
     rows = []
     for procedure in PROCEDURES:
@@ -242,18 +243,20 @@ def real_risk(
             place = _controlled(calibration, costs, epsilon, delta, procedure)
             row = {"procedure": procedure, "epsilon": epsilon, "n_users": len(calibration),
                    "threshold": None if place is None else float(thresholds[place])}  # fmt: skip
-            rows.append(row | _risk_at(place, calibration, later, costs, n_bootstrap, seed))
+            rows.append(row | _risk_at(place, calibration, later, later_costs, n_bootstrap, seed))
     return pd.DataFrame(rows).astype({"threshold": float})
 
 
 def _risk_at(place: int | None, calibration, later, costs, n_bootstrap: int, seed: int) -> dict:
-    if place is None or not len(later):
+    if place is None:  # full depth: by definition nothing is lost, and nothing saved
         return {"risk_calibration": 0.0, "risk_later": 0.0, "risk_lo": 0.0, "risk_hi": 0.0, "n_later": len(later),
                 "token_layers_saved": 0.0}  # fmt: skip
-    found = mean_over_users(later[:, place], n_bootstrap, seed)
-    return {"risk_calibration": calibration[:, place].mean(), "risk_later": found["value"],
-            "risk_lo": found["ci95"][0], "risk_hi": found["ci95"][1], "n_later": len(later),
-            "token_layers_saved": 1 - costs[place]}  # fmt: skip
+    found = {"risk_calibration": calibration[:, place].mean(), "n_later": len(later)}
+    if not len(later):
+        return found | dict.fromkeys(("risk_later", "risk_lo", "risk_hi", "token_layers_saved"), np.nan)
+    risk = mean_over_users(later[:, place], n_bootstrap, seed)
+    return found | {"risk_later": risk["value"], "risk_lo": risk["ci95"][0], "risk_hi": risk["ci95"][1],
+                    "token_layers_saved": 1 - costs[place]}  # fmt: skip
 
 
 def mean_over_users(losses: np.ndarray, n_bootstrap: int, seed: int) -> dict:

@@ -183,18 +183,6 @@ def losses(run: artifacts.Run, base: Path = BASE) -> list[str]:
             for command, names in lost.items() if names]  # fmt: skip
 
 
-def _swap(fresh: Path, target: Path) -> None:
-    """Put `fresh` where `target` was; between two renames nobody sees half a reference."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        if (target / "seed_deviation.json").exists():
-            shutil.copy2(target / "seed_deviation.json", fresh)
-        os.replace(target, old)
-    os.replace(fresh, target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def make(run: artifacts.Run, cfg: StudyConfig, base: Path = BASE) -> Path:
     """Copy a finished run into the reference of its dataset and profile; returns the folder.
 
@@ -212,7 +200,10 @@ def make(run: artifacts.Run, cfg: StudyConfig, base: Path = BASE) -> Path:
         _fill(run, cfg, fresh)
         text = json.dumps(provenance(metrics), indent=1, sort_keys=True)
         artifacts.write_atomic(fresh / "provenance.json", (text + "\n").encode())
-    _swap(fresh, target)
+    artifacts.put_back(target)
+    if (target / "seed_deviation.json").exists():
+        shutil.copy2(target / "seed_deviation.json", fresh)
+    artifacts.replace_folder(fresh, target)
     for name in artifacts.SCALE:  # about made-up graphs: they stand beside the datasets
         if artifacts.artifact_hash(run, name):
             artifacts.write_atomic(base / "scale" / name, artifacts.read_bytes(run, name))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
 from eestudy.site.command import show
 
 if __name__ == "__main__":
-    sys.exit(show("Build the pages.", None, lambda run: run))
+    show("Build the pages.", None, lambda run: run)

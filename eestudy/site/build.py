@@ -138,10 +138,13 @@ def is_finished(run: artifacts.Run) -> bool:
 
 def _replace(fresh: Path, folder: Path) -> None:
     """Put the fresh pages where the old ones were; a folder that holds anything else is left alone."""
+    artifacts.put_back(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "explorer.html").exists():
         raise artifacts.ArtifactError(f"{folder} holds something else than these pages; choose another SITE_DIR")
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(fresh, folder)
+    beside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(fresh, beside)
+    artifacts.replace_folder(beside, folder)
 
 
 def build(run: artifacts.Run, folder: Path, base: Path | None = None) -> Path:

@@ -77,14 +77,13 @@ def timed(settings: pd.DataFrame, latency: pd.DataFrame | None, low: float, high
 
 
 def promised(
-    grid: np.ndarray, exits: dict[str, np.ndarray], frames: dict[str, pd.DataFrame], base_rate: float,
-    cfg: config.PolicyConfig,
-) -> dict[str, int | None]:  # fmt: skip
+    exits: dict[str, np.ndarray], frames: dict[str, pd.DataFrame], base_rate: float, cfg: config.PolicyConfig
+) -> dict[str, int | None]:
     """Which threshold carries the promise on users' disagreement with full depth, at each bound.
 
     Args:
-        grid: [m] thresholds; the last is full depth.
-        exits, frames: by part (select, risk, test): [n, m] exits and rows with token counts.
+        exits, frames: by part (select, risk, test): [n, m] exits, of which the last are full depth, and rows with
+            token counts.
         base_rate, cfg: as in notebook 06.
 
     Returns:
@@ -99,7 +98,7 @@ def promised(
         costs[part] = exit_policies.costs_at(frame, index)
         losses[part] = exit_policies.user_losses(LOSS, frame, index, base_rate, cfg.excess_log_loss_cap)
     line = exit_policies.safest_first(losses["select"], costs["select"])
-    shared = line, losses["risk"][:, line], costs["test"][line]
+    shared = line, losses["risk"][:, line], costs["select"][line]
     chosen = [exit_policies.controlled_threshold(*shared, epsilon, cfg.risk_delta, PROCEDURE)
               for epsilon in cfg.risk_epsilons]  # fmt: skip
     return {bound: -1 if place is None else int(place) for bound, place in zip(bounds, chosen, strict=True)}
@@ -180,7 +179,7 @@ def policy_block(
     lost = exit_policies.user_losses(LOSS, test, exits["test"], known.base_rate, cfg.excess_log_loss_cap)
     return {
         "name": name, "description": rule.description, "thresholds": plain(grid), "chosen": chosen,
-        "promised": promised(grid, exits, known.frames, known.base_rate, cfg), "disagreement": plain(lost.mean(0)),
+        "promised": promised(exits, known.frames, known.base_rate, cfg), "disagreement": plain(lost.mean(0)),
         "exits": exits["test"][places].tolist(), "contender": contender,
         "settings": {band: judged_settings(test[rows], exits["test"][rows]) for band, rows in bands.items()},
     }  # fmt: skip
@@ -202,12 +201,15 @@ def add_latency(blocks: list[dict], latency: pd.DataFrame | None, bands) -> None
         del block["contender"]
 
 
-def band_facts(test: pd.DataFrame, rows: np.ndarray, latency: pd.DataFrame | None, low: float, high: float) -> dict:
+def band_facts(
+    test: pd.DataFrame, rows: np.ndarray, latency: pd.DataFrame | None, low: float, high: float,
+    resampled: tuple[int, int],
+) -> dict:  # fmt: skip
     """How many rows and requests a band has, the interval of full depth's AUC, how many requests were timed, and what
-    the plain way takes there.
+    the plain way takes there. `resampled`: resamples and seed of the interval.
     """
     part, p_full = test[rows], exit_policies.head_matrix(test)[1][rows, -1]
-    interval = metrics.estimate(part["label"], p_full, part["user_id"])["ci95"]
+    interval = metrics.estimate(part["label"], p_full, part["user_id"], *resampled)["ci95"]
     facts = {"rows": len(part), "requests": int(part["request_id"].nunique()), "timed": 0, "plain_ms": None,
              "auc_ci95": plain(interval) if interval else None}  # fmt: skip
     if latency is None:
@@ -233,11 +235,12 @@ def study(run: artifacts.Run, source: str) -> dict:
     test = known.frames["test"]
     shown, places = described(run, test, cfg.report.n_examples)
     bands, chosen = bands_of(test), chosen_places(run, known.grids)
+    resampled = cfg.policy.n_bootstrap, cfg.seed
     blocks = [policy_block(name, known, cfg.policy, chosen[name], bands, places) for name in known.rules]
     add_latency(blocks, latency, bands)
     return {
         "dataset": artifacts.study_name(run.dataset), "profile": run.profile, "seed": run.seed, "source": source,
         "layers": exit_policies.head_matrix(test)[0].tolist(), "base_rate": known.base_rate, "best": known.best,
         "delta": cfg.policy.risk_delta, "policies": blocks, "examples": shown,
-        "bands": {name: band_facts(test, rows, latency, *BANDS[name]) for name, rows in bands.items()},
+        "bands": {name: band_facts(test, rows, latency, *BANDS[name], resampled) for name, rows in bands.items()},
     }  # fmt: skip
