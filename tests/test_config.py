@@ -51,10 +51,32 @@ def test_unknown_fields_are_refused():
 @pytest.mark.parametrize("fields", [
     {"max_candidates": 0}, {"min_ratings": -3}, {"n_test_rows": -1}, {"rating_range": (5, 1)},
     {"rating_range": (float("nan"), 5)}, {"split_fractions": (1.5, -0.5, 0, 0)}, {"form": "2019"},
+    {"split_fractions": (1.0, 0, 0, 0)}, {"min_click_rating": float("nan")},
 ])  # fmt: skip
 def test_values_that_mean_nothing_are_refused(fields):
     with pytest.raises(ValidationError, match=next(iter(fields))):
         config.DataConfig(name="x", **fields)
+
+
+@pytest.mark.parametrize(("section", "fields"), [
+    (config.PolicyConfig, {"patience": 0}), (config.PolicyConfig, {"min_exit": -1}),
+    (config.PolicyConfig, {"n_bootstrap": 0}), (config.PolicyConfig, {"max_auc_loss": float("nan")}),
+    (config.HeadsConfig, {"requests_per_step": 0}), (config.HeadsConfig, {"lora_lr": float("nan")}),
+    (config.HeadsConfig, {"exit_layers": ()}), (config.HeadsConfig, {"exit_layers": (4, 2)}),
+    (config.HeadsConfig, {"exit_layers": (4, 4)}), (config.HeadsConfig, {"exit_layers": (0, 4)}),
+    (config.RetrieverConfig, {"embedding_dim": -3}), (config.BaselineConfig, {"mf_epochs": 0}),
+    (config.LatencyConfig, {"repeats": 0}), (config.LatencyConfig, {"plain_batch_sizes": ()}),
+])  # fmt: skip
+def test_sizes_and_rates_that_mean_nothing_are_refused(section, fields):
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        section(**fields)
+
+
+def test_an_exit_from_which_nothing_could_leave_is_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[data]\ndataset = "ml-100k"\n[policy]\nmin_exit = 9\n')
+    with pytest.raises(ValueError, match="min_exit is 9.*nothing could leave"):
+        config.load(str(path), "laptop", 0)
 
 
 def test_settings_are_frozen():

@@ -121,7 +121,8 @@ def _complaints(toml: str, error: ValidationError) -> str:
     """One line per field that cannot stand."""
     lines = []
     for fault in error.errors():
-        section, *fields = map(str, fault["loc"])
+        section, *fields = map(str, fault["loc"] or ("",))
+        place = f"[{section}] {'.'.join(fields)}".rstrip() + ": " if section else ""  # none: of several sections
         given = "" if isinstance(fault["input"], dict) else f", not {fault['input']!r}"
-        lines.append(f"{toml}: [{section}] {'.'.join(fields)}: {fault['msg']}{given}")
+        lines.append(f"{toml}: {place}{fault['msg']}{given}")
     return "\n".join(lines)

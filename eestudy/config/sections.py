@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]  # nothing of it is a choice, too
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def on_disk(path: Path) -> Path:
@@ -77,7 +80,9 @@ class DataConfig(Section):
     label_variants: dict[str, dict[str, bool | float | str | tuple[float, float]]] = Field(
         {}, description="other conventions by name, as changes to these settings; notebook 02 shows what they do"
     )
-    min_click_rating: float = Field(4.0, description="stars; a rating at or above it is a click (TALLRec, ReLLa)")
+    min_click_rating: float = Field(
+        4.0, allow_inf_nan=False, description="stars; a rating at or above it is a click (TALLRec, ReLLa)"
+    )
     rating_range: tuple[float, float] = Field((1.0, 5.0), description="stars; anything outside is quarantined")
     zero_is_no_rating: bool = Field(False, description="a rating of 0 says 'not rated' and is left out, counted")
     clock: Literal["time", "order", "none"] = Field(
@@ -116,8 +121,8 @@ class DataConfig(Section):
     @field_validator("split_fractions")
     @classmethod
     def _are_shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if abs(sum(value) - 1) > 1e-9 or min(value) < 0:
-            raise ValueError("shares must be at least 0 and sum to 1")
+        if not abs(sum(value) - 1) <= 1e-9 or not min(value) > 0:
+            raise ValueError("shares must be above 0 and sum to 1: every part is needed")
         return value
 
     @property
@@ -129,12 +134,12 @@ class DataConfig(Section):
 class BaselineConfig(Section):
     """Models of interactions alone."""
 
-    shrinkage: float = Field(5.0, description="pseudo-ratings that pull a mean to the global mean; our choice")
-    mf_dim: int = Field(16, description="latent dimensions of logistic matrix factorisation")
-    mf_epochs: int = Field(30, description="upper bound; the best epoch on validation is kept")
-    mf_lr: float = Field(0.01, description="Adam learning rate")
-    mf_weight_decay: float = Field(5e-5, description="L2 penalty")
-    mf_batch_size: int = Field(1024, description="rows per step")
+    shrinkage: NotNegative = Field(5.0, description="pseudo-ratings that pull a mean to the global mean; our choice")
+    mf_dim: Count = Field(16, description="latent dimensions of logistic matrix factorisation")
+    mf_epochs: Count = Field(30, description="upper bound; the best epoch on validation is kept")
+    mf_lr: Positive = Field(0.01, description="Adam learning rate")
+    mf_weight_decay: NotNegative = Field(5e-5, description="L2 penalty")
+    mf_batch_size: Count = Field(1024, description="rows per step")
 
 
 class ClickModelsConfig(Section):
@@ -171,16 +176,16 @@ class RetrieverConfig(Section):
     """LightGCN and what is looked up with it."""
 
     edges: Literal["clicked", "rated"] = Field("clicked", description="which ratings are edges; chosen on validation")
-    embedding_dim: int = Field(64, description="LightGCN embedding size (He et al. 2020)")
-    n_layers: int = Field(2, description="propagation steps (CoLLM trains LightGCN with 2)")
-    epochs: int = Field(30, description="passes over the graph's edges")
-    max_steps: int = Field(16, description="steps per epoch at most: on large graphs the batch grows instead")
-    batch_size: int = Field(4096, description="positive edges per step")
-    lr: float = Field(0.01, description="Adam learning rate")
-    lambda_reg: float = Field(1e-4, description="BPR regularisation weight")
-    n_similar_users: int = Field(8, description="similar users who rated the target, at most (paper: top-N)")
-    n_similar_items: int = Field(8, description="the user's own most similar rated items, at most")
-    top_k: int = Field(20, description="cut-off of recall and NDCG")
+    embedding_dim: Count = Field(64, description="LightGCN embedding size (He et al. 2020)")
+    n_layers: CountOrNone = Field(2, description="propagation steps (CoLLM trains LightGCN with 2)")
+    epochs: Count = Field(30, description="passes over the graph's edges")
+    max_steps: Count = Field(16, description="steps per epoch at most: on large graphs the batch grows instead")
+    batch_size: Count = Field(4096, description="positive edges per step")
+    lr: Positive = Field(0.01, description="Adam learning rate")
+    lambda_reg: NotNegative = Field(1e-4, description="BPR regularisation weight")
+    n_similar_users: Count = Field(8, description="similar users who rated the target, at most (paper: top-N)")
+    n_similar_items: Count = Field(8, description="the user's own most similar rated items, at most")
+    top_k: Count = Field(20, description="cut-off of recall and NDCG")
 
 
 class RetrieversConfig(Section):
@@ -197,11 +202,11 @@ class ProbesConfig(Section):
 
     n_rows: Count = Field(600, description="judged test rows, by whole requests, read with changed evidence or history")
     n_worded_rows: Count = Field(80, description="of these, rows read with every wording in a title; one a user")
-    n_neighbors: tuple[int, ...] = Field((0, 1, 2, 4, 8, 16, 32), description="similar users shown, at most")
-    n_history: tuple[int, ...] = Field((0, 1, 2, 4, 8, 16, 30), description="recent titles shown, at most")
+    n_neighbors: tuple[CountOrNone, ...] = Field((0, 1, 2, 4, 8, 16, 32), description="similar users shown, at most")
+    n_history: tuple[CountOrNone, ...] = Field((0, 1, 2, 4, 8, 16, 30), description="recent titles shown, at most")
     n_wordings: Count = Field(20, description="pairs of an instruction and a harmless twin; the first ones")
     n_spelled: Count = Field(3, description="titles of similar items, where evidence is tried that shows titles")
-    groups: tuple[int, ...] = Field((3, 5, 8), description="similar users whose mean and count are shown in place "
+    groups: tuple[Count, ...] = Field((3, 5, 8), description="similar users whose mean and count are shown in place "
                                     "of their ratings, at least")
     moved: float = Field(0.1, gt=0, lt=1, description="change of p_yes from which a score counts as moved")
 
@@ -209,10 +214,10 @@ class ProbesConfig(Section):
 class PromptConfig(Section):
     """What the LLM reads, and how much of it."""
 
-    n_history: int = Field(8, description="recent rated titles in the shared prefix")
-    max_title_tokens: int = Field(12, description="tokens; longer titles are cut")
-    max_prefix_tokens: int = Field(160, description="tokens; the oldest history is dropped to fit")
-    max_suffix_tokens: int = Field(64, description="tokens per candidate")
+    n_history: CountOrNone = Field(8, description="recent rated titles in the shared prefix")
+    max_title_tokens: Count = Field(12, description="tokens; longer titles are cut")
+    max_prefix_tokens: Count = Field(160, description="tokens; the oldest history is dropped to fit")
+    max_suffix_tokens: Count = Field(64, description="tokens per candidate")
     keep_probability: tuple[float, float, float] = Field(
         (0.6, 0.2, 0.2), description="chance of each mode (both, similar_users, none) per training candidate"
     )
@@ -257,37 +262,48 @@ class BackboneConfig(Section):
 class HeadsConfig(Section):
     """Exit heads, adapter and their training."""
 
-    exit_layers: tuple[int, ...] = Field((4, 6, 8, 10, 15, 20, 25, 30), description="1-based: after block l")
-    lora_rank: int = Field(16, description="LoRA rank, on every linear layer")
-    lora_alpha: int = Field(32, description="LoRA scale numerator")
-    lora_lr: float = Field(1e-3, description="AdamW learning rate of the adapter")
-    head_lr: float = Field(5e-4, description="AdamW learning rate of the deepest head")
-    shallow_lr_factor: float = Field(2.0, description="learning rate of the shallowest head over the deepest's")
+    exit_layers: tuple[Count, ...] = Field((4, 6, 8, 10, 15, 20, 25, 30), min_length=1,
+                                           description="1-based: after block l")
+    lora_rank: Count = Field(16, description="LoRA rank, on every linear layer")
+    lora_alpha: Count = Field(32, description="LoRA scale numerator")
+    lora_lr: Positive = Field(1e-3, description="AdamW learning rate of the adapter")
+    head_lr: Positive = Field(5e-4, description="AdamW learning rate of the deepest head")
+    shallow_lr_factor: Positive = Field(2.0, description="learning rate of the shallowest head over the deepest's")
     train_adapter: bool = Field(True, description="False: the backbone stays as it is, the heads alone learn")
     loss_weights: Literal["equal", "linear", "last"] = Field(
         "equal", description="of the heads in the joint loss: alike, growing with depth, or the last head alone"
     )
     distill: float = Field(0.0, ge=0, description="weight of every other head's loss against the last head's answer")
-    weight_decay: float = Field(0.0, description="AdamW")
-    warmup_fraction: float = Field(0.05, description="share of steps with rising learning rate")
-    requests_per_step: int = Field(1, description="requests per optimiser step")
-    max_epochs: int = Field(1, description="passes over the label rows")
-    evaluations: int = Field(3, description="validation looks during training, the last one at the end")
-    n_eval_rows: int = Field(450, description="selection rows read at each look")
-    n_init_rows: int = Field(300, description="label rows on which scale and bias are fitted before training")
-    checkpoint_steps: int = Field(50, description="steps between checkpoints")
+    weight_decay: NotNegative = Field(0.0, description="AdamW")
+    warmup_fraction: float = Field(0.05, ge=0, le=1, description="share of steps with rising learning rate")
+    requests_per_step: Count = Field(1, description="requests per optimiser step")
+    max_epochs: Count = Field(1, description="passes over the label rows")
+    evaluations: Count = Field(3, description="validation looks during training, the last one at the end")
+    n_eval_rows: Count = Field(450, description="selection rows read at each look")
+    n_init_rows: Count = Field(300, description="label rows on which scale and bias are fitted before training")
+    checkpoint_steps: Count = Field(50, description="steps between checkpoints")
+
+
+    @field_validator("exit_layers")
+    @classmethod
+    def _rise(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError("layers go from the shallowest to the deepest, each once, as in [4, 8, 12]")
+        return value
 
 
 class PolicyConfig(Section):
     """How exits are chosen; written down before the test split is read."""
 
-    n_thresholds: int = Field(40, description="thresholds per sweep, at quantiles of the validation confidence")
-    min_exit: int = Field(0, description="0-based exit before which nothing leaves")
-    patience: int = Field(2, description="consecutive agreeing heads of the PCEE and ratio rules")
-    max_auc_loss: float = Field(0.002, description="selection rule: least cost whose validation AUC loss is below")
-    min_dynamic_share: float = Field(0.05, description="of rows that must leave elsewhere than most, else it is static")
-    shuffles: int = Field(20, description="random permutations of exit depths in the shuffled control")
-    n_bootstrap: int = Field(2000, description="resamples of users")
+    n_thresholds: Count = Field(40, description="thresholds per sweep, at quantiles of the validation confidence")
+    min_exit: CountOrNone = Field(0, description="0-based exit before which nothing leaves")
+    patience: Count = Field(2, description="consecutive agreeing heads of the PCEE and ratio rules")
+    max_auc_loss: NotNegative = Field(0.002, description="selection rule: least cost whose AUC loss is at most this")
+    min_dynamic_share: float = Field(
+        0.05, ge=0, lt=1, description="of rows that must leave elsewhere than most, else it is static"
+    )
+    shuffles: Count = Field(20, description="random permutations of exit depths in the shuffled control")
+    n_bootstrap: Count = Field(2000, description="resamples of users")
     risk_epsilons: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.01, 0.02, 0.05), min_length=1, description="bounds on the mean loss of a user, each a promise of its own"
     )
@@ -307,37 +323,39 @@ class PolicyConfig(Section):
 class LatencyConfig(Section):
     """How time is measured."""
 
-    n_requests: int = Field(24, description="requests timed: half the fullest ones, half drawn as they come")
-    warmup_requests: int = Field(2, description="requests run before the clock counts")
-    repeats: int = Field(1, description="interleaved passes over all contenders and requests")
-    plain_batch_sizes: tuple[int, ...] = Field((1, 4, 8, 16), description="prompts; the fastest is the plain way")
-    n_threads: int = Field(2, description="torch intra-op threads")
+    n_requests: int = Field(24, ge=2, description="requests timed: half the fullest ones, half drawn as they come")
+    warmup_requests: CountOrNone = Field(2, description="requests run before the clock counts")
+    repeats: Count = Field(1, description="interleaved passes over all contenders and requests")
+    plain_batch_sizes: tuple[Count, ...] = Field(
+        (1, 4, 8, 16), min_length=1, description="prompts; the fastest is the plain way"
+    )
+    n_threads: Count = Field(2, description="torch intra-op threads")
 
 
 class BenchConfig(Section):
     """What `make bench` measures, and on how much."""
 
-    candidates: tuple[int, ...] = Field((1, 16, 50), description="candidates per request")
-    n_requests: tuple[int, ...] = Field((20, 4, 1), description="requests of each size in the race")
-    repeats: int = Field(3, description="passes over all contenders and requests; intervals are over them")
-    n_tuning_requests: int = Field(2, description="requests, in no race, on which rivals' settings are tried")
+    candidates: tuple[Count, ...] = Field((1, 16, 50), min_length=1, description="candidates per request")
+    n_requests: tuple[Count, ...] = Field((20, 4, 1), min_length=1, description="requests of each size in the race")
+    repeats: Count = Field(3, description="passes over all contenders and requests; intervals are over them")
+    n_tuning_requests: Count = Field(2, description="requests, in no race, on which rivals' settings are tried")
     llama_settings: tuple[tuple[str, str], ...] = Field(
         (("server", "Q4_0"), ("packed", "BF16"), ("packed", "Q8_0"), ("packed", "Q4_0")),
         description="llama.cpp's form and quantisation; the fastest races",
     )
-    n_quality_requests: int = Field(25, description="drawn test requests that every contender scores")
-    n_startups: int | None = Field(None, description="contenders whose start-up is measured; None: all")
-    n_stage_requests: int = Field(40, description="drawn test requests followed from raw tables to answer")
-    n_growth_repeats: int = Field(2, description="passes over the sizes of the cost curves")
-    n_service_requests: int = Field(30, description="drawn test requests whose service is timed at every setting")
-    load_of_capacity: tuple[float, ...] = Field(
-        (0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
+    n_quality_requests: Count = Field(25, description="drawn test requests that every contender scores")
+    n_startups: CountOrNone | None = Field(None, description="contenders whose start-up is measured; None: all")
+    n_stage_requests: Count = Field(40, description="drawn test requests followed from raw tables to answer")
+    n_growth_repeats: Count = Field(2, description="passes over the sizes of the cost curves")
+    n_service_requests: Count = Field(30, description="drawn test requests whose service is timed at every setting")
+    load_of_capacity: tuple[Positive, ...] = Field(
+        (0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), min_length=1,
         description="arrival rates, as multiples of what full depth can serve",
     )
-    n_arrivals: int = Field(4000, description="requests of one simulated run")
-    budget_of_service: float = Field(2.0, description="p95 budget, as a multiple of full depth's median service")
-    real_load: float = Field(1.5, description="arrival rate of the real runs, as a multiple of full depth's capacity")
-    real_run_s: float = Field(25.0, description="seconds of arrivals in one real run")
+    n_arrivals: Count = Field(4000, description="requests of one simulated run")
+    budget_of_service: Positive = Field(2.0, description="p95 budget, as a multiple of full depth's median service")
+    real_load: Positive = Field(1.5, description="arrival rate of the real runs, in multiples of full depth's capacity")
+    real_run_s: Positive = Field(25.0, description="seconds of arrivals in one real run")
 
 
 class AblationConfig(Section):
@@ -363,7 +381,7 @@ class AblationConfig(Section):
 class ReportConfig(Section):
     """What the report shows."""
 
-    n_examples: int = Field(20, description="example rows with prompts kept in the reference")
+    n_examples: CountOrNone = Field(20, description="example rows with prompts kept in the reference")
     time_split: bool = Field(True, description="run the global time split as a sensitivity check")
     reference_scope: Literal["all", "counts"] = Field("all", description="what `make reference` keeps of a run")
 
@@ -372,7 +390,7 @@ class StudyConfig(Section):
     """Everything a run depends on."""
 
     profile: str
-    seed: int
+    seed: CountOrNone
     data: DataConfig
     baselines: BaselineConfig = BaselineConfig()
     click_models: ClickModelsConfig = ClickModelsConfig()
@@ -388,3 +406,10 @@ class StudyConfig(Section):
     bench: BenchConfig = BenchConfig()
     ablation: AblationConfig = AblationConfig()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _leaves_somewhere(self) -> StudyConfig:
+        if self.policy.min_exit >= len(self.heads.exit_layers):
+            raise ValueError(f"policy.min_exit is {self.policy.min_exit}, counted from 0, and there are "
+                             f"{len(self.heads.exit_layers)} exits in heads.exit_layers: nothing could leave")
+        return self
