@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 
 from eestudy import artifacts, drawing
 from eestudy.artifacts import metric
+from eestudy.metrics import LEVEL
 
 MAIN = "main"  # the row that most others are compared with
-LEVEL = 0.05  # family-wise, of the adjusted comparisons
 MOST_UNEVEN = 0.1  # of the other's steps, before it is said
-HEADLINE_ROWS = {"auc_retrieval_minus_own_no_retrieval_model": ("only_both", "only_none"),
-                 "auc_retrieval_minus_item_mean_prompt": ("only_both", "only_item_mean")}  # fmt: skip
+HEADLINE_ROWS = {"retrieval_minus_own_no_retrieval_model": ("only_both", "only_none"),
+                 "retrieval_minus_item_mean_prompt": ("only_both", "only_item_mean"),
+                 "similar_users_minus_item_mean_prompt": ("only_similar_users", "only_item_mean")}  # fmt: skip
 LEARNED = {"same labels": "", "same time": "_same_time", "a teacher": "_distilled"}  # truncated rivals, by their ending
 
 
@@ -147,19 +148,24 @@ def duel_sentence(line: Mapping) -> str:
 
 
 def headline_entries(found: Ablations | None) -> list[dict]:
-    """Headline entries of the table, null where it, or a row of it, is missing or of other code."""
+    """Headline entries of the table, null where it, or a row of it, is missing or of other code.
+
+    Each difference of AUC, its p adjusted for the number of comparisons, and the AUC of what it is compared with.
+    """
     lines = {} if found is None else {(line["row"], line["compared_with"]): line
                                       for line in found.comparisons.to_dict("records")}  # fmt: skip
     duels = {} if found is None else found.duels.set_index("learned").to_dict("index")
-    return [*(_entry(name, lines.get(pair)) for name, pair in HEADLINE_ROWS.items()),
-            *(_entry(f"auc_dynamic_minus_static_same_latency{ending}", duels.get(learned))
-              for learned, ending in LEARNED.items())]  # fmt: skip
+    named = {name: lines.get(pair) for name, pair in HEADLINE_ROWS.items()}
+    named |= {f"dynamic_minus_static_same_latency{ending}": duels.get(learned) for learned, ending in LEARNED.items()}
+    return [entry for name, line in named.items() for entry in _entries(name, line)]
 
 
-def _entry(name: str, line: Mapping | None) -> dict:
+def _entries(name: str, line: Mapping | None) -> list[dict]:
     if line is None or not np.isfinite(line["value"]) or line["state"] != "finished":
-        return metric(name, None, "AUC")
-    return metric(name, line["value"], "AUC", ci95=(line["lo"], line["hi"]), n=line["n"])
+        return [metric(f"auc_{name}", None, "AUC")]
+    found = [metric(f"auc_{name}", line["value"], "AUC", ci95=(line["lo"], line["hi"]), n=line["n"]),
+             metric(f"p_adjusted_{name}", line["p_holm"], "p-value", n=line["seeds"])]  # fmt: skip
+    return found + ([metric(f"auc_{name}_compared", line["auc_compared"], "AUC")] if "auc_compared" in line else [])
 
 
 def curves_figure(found: Ablations, lines: Mapping[tuple[str, str], str], title: str) -> Figure:

@@ -635,6 +635,7 @@ def test_curves_hold_every_exit_and_show_missing_rows():
 
 
 NAMES = ["auc_retrieval_minus_own_no_retrieval_model", "auc_retrieval_minus_item_mean_prompt",
+         "auc_similar_users_minus_item_mean_prompt",
          "auc_dynamic_minus_static_same_latency", "auc_dynamic_minus_static_same_latency_same_time",
          "auc_dynamic_minus_static_same_latency_distilled"]
 
@@ -655,10 +656,12 @@ def test_headline_and_tables_tell_what_was_run():
     for found, mode in zip(results.values(), ("none", "both"), strict=True):
         found.scores["mode"] = mode
     told = told_of(results)
-    entry = ablation_results.headline_entries(told)[0]
+    entry, p, against = ablation_results.headline_entries(told)[:3]
     line = told.comparisons.set_index(["row", "compared_with"]).loc[("only_both", "only_none")]
     assert entry["value"] == pytest.approx(line["value"], abs=1e-6) and entry["value"] > 0 and entry["n"] == 180
     assert entry["ci95"] == pytest.approx([line["lo"], line["hi"]], abs=1e-6)
+    assert (p["name"], p["value"]) == ("p_adjusted_retrieval_minus_own_no_retrieval_model", None)  # one training each
+    assert against["value"] == pytest.approx(line["auc_compared"], abs=1e-6)
     shown = ablation_results.family_table(told, "evidence")
     assert shown.loc["only_both", "answer"].tolist() == ["undecided: no row has a second training", "not run"]
     assert shown["evidence there"].iloc[0] == "none"

@@ -301,7 +301,7 @@ def test_empty_latency_is_null_not_zero(built):
     table = report.tradeoff_table(judged, layers, artifacts.read_table(run, "policies.csv"), empty, choices)
     assert table[["latency_ms_p50", "throughput_rps"]].isna().all(axis=None)
     with pytest.raises(ValueError, match="latency_ms_p50"):
-        report.signature_figure(table, choices, SPEED, report.published({}), "")
+        report.signature_figure(table, choices, SPEED, SPEED, report.published({}), "")
 
 
 def test_stacking_uses_both_models():
@@ -365,12 +365,18 @@ def test_the_llm_is_set_against_the_classic_models_pairwise(with_classic):
 
 def test_the_gain_to_quote_is_the_smaller_one():
     def item(value):
-        return {"value": value, "ci95": [value - 0.01, value + 0.01]}
+        return {"value": value, "ci95": [value - 0.01, value + 0.01], "n": 2}
 
+    name = "retrieval_minus_own_no_retrieval_model"
     for own, quoted in ((0.05, "+0.050"), (0.2, "+0.100")):
-        said = narrative._trained_apart({"auc_retrieval_gain": item(0.1),
-                                         "auc_retrieval_minus_own_no_retrieval_model": item(own)})  # fmt: skip
-        assert f"the smaller one: {quoted} [" in said[1] and "adjust" in said[2]
+        values = {"auc_retrieval_gain": item(0.1), f"auc_{name}": item(own), "n_ablation_labels": item(2600)}
+        said = narrative._trained_apart(values)
+        assert f"the smaller one: {quoted} [" in said[1]
+        assert said[0].startswith("Trained apart, on 2,600 labels each: ") and "undecided" in said[0]
+        for p, verdict in ((0.04, "a model with all evidence wins"), (0.06, "no difference is shown")):
+            more = values | {f"p_adjusted_{name}": item(p), f"auc_{name}_compared": item(0.518)}
+            said = narrative._trained_apart(more)[0]
+            assert said.endswith(f"; {verdict}.") and f"p {p:.3f} adjusted" in said and "(AUC 0.518)" in said
     assert narrative._trained_apart({"auc_retrieval_gain": item(0.1)}) == []
 
 
@@ -745,7 +751,8 @@ def signature_of(built, title="What was found."):
     timed = report.timed_classics(table, clicks, artifacts.read_table(built[0], "latency.csv"))
     assert timed.set_index("setting").loc["logistic_same_labels", "latency_ms_p50"] == 4.0  # eight calls of 0.5 ms
     assert timed["latency_ms_p50"].notna().sum() == table["latency_ms_p50"].notna().sum() + 1
-    return report.signature_figure(timed, built[5] | {"policy": "confidence"}, SPEED, report.published({}), title)
+    return report.signature_figure(timed, built[5] | {"policy": "confidence"}, SPEED, LEAVING, report.published({}),
+                                   title)
 
 
 def test_the_signature_figure_names_what_it_shows_and_the_class_of_the_claim(built):
@@ -769,7 +776,7 @@ def test_the_takeaway_follows_from_its_intervals(loss, rival, said):
 def test_a_bound_that_is_not_zero_never_reads_as_zero():
     assert report.with_interval({"value": 0.0012, "ci95": (0.0003, 0.002)}) == "0.0012 [0.0003, 0.0020]"
     assert report.with_interval({"value": 0.0012, "ci95": (0.0, 0.002)}) == "0.001 [0.000, 0.002]"
-    assert report.with_interval({"value": 0.0, "ci95": (-1e-9, 1e-9)}) == "0.00000 [-0.00000, 0.00000]"
+    assert report.with_interval({"value": 0.0, "ci95": (-1e-9, 1e-9)}) == "0.00000 [0.00000, 0.00000]"
 
 
 def test_without_the_papers_row_no_claim_is_drawn():
@@ -780,14 +787,15 @@ def test_readme_answer_says_no_more_than_the_intervals(built):
     def item(name, value, ci95):
         return {"name": name, "value": value, "ci95": ci95, "n": 9, "unit": "AUC", "kind": "quality", "split": "test"}
 
-    names = ("early_exit_minus_full_depth", "dynamic_minus_static_same_cost", "llm_minus_evidence_model",
-             "early_exit_minus_full_depth_similar_users_only", "early_exit_minus_full_depth_no_retrieval")  # fmt: skip
-    intervals = ((-0.1, 0.1), (0.01, 0.1), (-0.2, -0.01), (-0.1, 0.1), (-0.1, 0.1))
-    found = [item(f"auc_{name}", 0.0, ci95) for name, ci95 in zip(names, intervals, strict=True)]
+    intervals = ((-0.1, 0.1), (0.01, 0.1), (-0.2, -0.01), *[(-0.1, 0.1)] * 4)
+    found = [item(f"auc_{name}", 0.0, ci95) for name, ci95 in zip(readme.ANSWERED, intervals, strict=True)]
     found.append(item("throughput_ratio_early_exit_vs_plain", 9.0, (8.0, 10.0)))
+    found += [item("modal_exit_share", 0.9, None), item("modal_exit_layer", 4.0, None)]
+    found.append(item("throughput_ratio_early_exit_vs_static_selected", 0.5, (0.4, 0.6)))
     found.append(item("throughput_ratio_early_exit_vs_packed_full_depth_as_they_come", 3.0, (2.0, 4.0)))
     text = readme.readme_answer({"metrics": found, "headline": {}})
-    assert text.count("no difference shown") == 3 and text.count("better") == 1 and text.count("worse") == 1
+    assert text.count("no difference shown") == 5 and text.count("better") == 1 and text.count("worse") == 1
+    assert "90 % of the candidates leave after layer 4" in text and "slower than that, 0.50 [0.40, 0.60]" in text
     assert "9.0 [8.0, 10.0] times" in text and "worth 3.0 [2.0, 4.0] times" in text
     assert readme.readme_answer({"metrics": found[:3], "headline": {}}) == "Not all of it is measured yet."
 

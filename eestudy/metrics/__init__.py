@@ -17,6 +17,7 @@ from eestudy.metrics.quality import (
     recall_at_k,
 )
 from eestudy.metrics.resampling import (
+    LEVEL,
     bootstrap_weights,
     difference,
     estimate,
@@ -27,7 +28,7 @@ from eestudy.metrics.resampling import (
 )
 
 __all__ = [
-    "METRICS", "MetricInputError", "auc", "auc_per_user", "bootstrap_weights", "difference", "ece", "estimate",
+    "LEVEL", "METRICS", "MetricInputError", "auc", "auc_per_user", "bootstrap_weights", "difference", "ece", "estimate",
     "gauc", "gauc_coverage", "interval", "log_loss", "ndcg_at_k", "paired_bootstrap", "ratio_estimate",
     "recall_at_k", "value_of",
 ]

@@ -20,6 +20,7 @@ from eestudy.metrics.quality import (
     row_log_loss,
 )
 
+LEVEL = 0.05  # below it, adjusted for the number of comparisons, a p is called a finding
 CHUNK_CELLS = 4_000_000  # rows x resamples held at once: 32 MB per float64 array
 
 

@@ -4,7 +4,7 @@ from eestudy.report.classic import classic_metrics, frequency_gains, frequency_t
 from eestudy.report.comparison import compare, published, seed_deviation
 from eestudy.report.datasets import beside_references, dataset_blocks
 from eestudy.report.figures import depth_figure, loss_figure, save, tradeoff_figure
-from eestudy.report.headline import HEADLINE, build_metrics, read_parts, tradeoff_metrics
+from eestudy.report.headline import HEADLINE, build_metrics, read_parts, request_sizes, tradeoff_metrics
 from eestudy.report.judged import (
     CLASSIC,
     CLICK_RATE,
@@ -46,7 +46,8 @@ __all__ = [
     "depth_curves", "depth_figure", "difference", "estimate", "exit_layers", "findings", "findings_markdown",
     "first_layer_of_gain", "frequency_gains", "frequency_table", "headline_table", "judge", "latency_summary",
     "layer_of_gain", "layer_of_gain_difference", "loss_figure", "mark_dominated", "mark_latency", "published",
-    "read_parts", "readme_table", "render_readme", "report_blocks", "save", "seed_deviation", "signature_figure",
+    "read_parts", "readme_table", "render_readme", "report_blocks", "request_sizes", "save", "seed_deviation",
+    "signature_figure",
     "summary", "takeaway", "timed_classics", "to_html", "to_markdown", "tradeoff_figure", "tradeoff_metrics",
     "tradeoff_table", "training_counts", "verdict", "with_interval",
 ]  # fmt: skip

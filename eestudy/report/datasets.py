@@ -102,7 +102,8 @@ def _cost(values: dict) -> dict[str, str]:
     return {
         "mean exit depth, token-layers":
             ", ".join(percent(values.get(name)) for name in ("mean_exit_fraction", "token_layer_fraction")),
-        "candidates a request, all parts": _shown(values, "candidates_per_request_mean", digits=1),
+        "candidates a request: all parts, test, timed":
+            ", ".join(_shown(values, f"candidates_per_request_{part}", digits=1) for part in ("mean", "test", "timed")),
         "ours against plain": _shown(values, f"{ratio}early_exit_vs_plain_as_they_come", digits=1),
         "against our own full depth":
             _shown(values, f"{ratio}early_exit_vs_packed_full_depth_as_they_come", digits=2),

@@ -122,6 +122,20 @@ def tradeoff_metrics(judged: Judged, layers: list[int], curves: pd.DataFrame, ch
     ]
 
 
+def request_sizes(run: artifacts.Run) -> list[dict]:
+    """Candidates a request, mean: of all test requests, and of those that were timed as they come; [] without times.
+
+    Few are timed, and the more candidates, the more a shared prefix saves: a draw of large ones flatters.
+    """
+    if not artifacts.artifact_hash(run, "latency.csv"):
+        return []
+    head, latency = (artifacts.read_table(run, name) for name in ("head_scores.parquet", "latency.csv"))
+    test = head[(head["split"] == "test") & (head["mode"] == "both")]["request_id"].value_counts()
+    timed = latency[latency["workload"] == "drawn"].groupby("request_id")["n_candidates"].first()
+    return [entry(f"candidates_per_request_{name}", sizes.mean(), "candidates", "time", n=len(sizes))
+            for name, sizes in (("test", test), ("timed", timed))]  # fmt: skip
+
+
 def merge_metrics(parts: dict[str, list[dict]]) -> list[dict]:
     """One flat list from all notebooks' entries, in the order of the notebooks.
 

@@ -8,12 +8,14 @@ import re
 import pandas as pd
 
 from eestudy import artifacts
+from eestudy.metrics import LEVEL
 from eestudy.report.comparison import CLASSES, published
 from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import exit_layers
 from eestudy.report.page import escape_markdown, number, percent, plain_text, with_interval
 from eestudy.report.retrieval import retrieval_sentences
 from eestudy.report.titles import title_blocks
+from eestudy.report.words import word_blocks
 
 FIGURES = {  # file name: caption
     "08_tradeoff_token_layers": "Accuracy against token-layers, with the models that need no LLM on the frontier.",
@@ -21,6 +23,10 @@ FIGURES = {  # file name: caption
     "08_tradeoff_latency": "Accuracy against the time of a request (hollow: between measured settings, interpolated).",
     "08_exit_losses": "Log loss and calibration error of every exit.",
 }
+
+INTERVALS = ("Rendered from metrics.json; intervals are 95 % percentiles of a paired bootstrap over users, of speed "
+             "over requests (of what make bench timed, n its few repeats: the least and the greatest of them). Each "
+             "stands alone: of many such intervals some leave out 0 by chance.")  # fmt: skip
 
 
 def verdict(item: dict | None, first: str, second: str, unit: str = "AUC") -> str:
@@ -55,8 +61,11 @@ def _saving_sentence(values: dict) -> str:
     exits, tokens = values.get("mean_exit_fraction"), values.get("token_layer_fraction")
     if exits is None or tokens is None:
         return "What early exit saves: not measured."
+    share, layer = values.get("modal_exit_share"), values.get("modal_exit_layer")
+    where = ("" if share is None or layer is None else
+             f" {percent(share)} of the candidates leave after layer {number(layer['value'], 0)}.")  # fmt: skip
     return (f"The selected policy runs {percent(exits, 1)} of the layers per candidate and "
-            f"{percent(tokens, 1)} of the token-layers, prefix included.")  # fmt: skip
+            f"{percent(tokens, 1)} of the token-layers, prefix included.{where}")  # fmt: skip
 
 
 def _speed_sentence(values: dict) -> str:
@@ -84,8 +93,13 @@ def _risk_sentence(values: dict) -> str:
         texts.append(f"{bound} %: none qualifies in {with_interval(none)} of them, {with_interval(saved)} of the "
                      f"token-layers saved on average; the one real calibration's risk on test rows "
                      f"{with_interval(later, 4)}")
+    kept, delta = [values.get(name) for name in ("risk_disagreement_early_exit", "risk_delta")]
+    allowed = "" if delta is None else f" ({percent(delta)} would be allowed)"
+    plain = "" if kept is None else (" The setting selected above promises nothing: of a user's answers "
+                                     f"{with_interval(kept)} differ from full depth's.")  # fmt: skip
     return ("A promise on a user's disagreement with full depth (Learn-then-Test) was broken in at most "
-            f"{with_interval(worst)} of the calibrations drawn. By bound: {'; '.join(texts) or 'not measured'}.")
+            f"{with_interval(worst)} of the calibrations drawn{allowed}; where none qualifies all runs to full depth, "
+            f"and there is nothing to break. By bound: {'; '.join(texts) or 'not measured'}.{plain}")
 
 
 def classic_sentences(values: dict, choices: dict) -> list[str]:
@@ -105,18 +119,31 @@ def _trained_apart(values: dict) -> list[str]:
     Of the two gains of retrieval the smaller one is to be quoted: a model that sees evidence in part of its steps only
     is a weak one without it, and models of a small budget are weak ones altogether.
     """
-    own, item_mean = "retrieval_minus_own_no_retrieval_model", "retrieval_minus_item_mean_prompt"
-    names = {own: ("a model trained with all evidence", "one trained without"),
-             item_mean: ("a model trained with all evidence", "one trained on the item's mean alone"),
+    own = "retrieval_minus_own_no_retrieval_model"
+    names = {own: ("a model with all evidence", "one without"),
+             "retrieval_minus_item_mean_prompt": ("a model with all evidence", "one with the item's mean alone"),
+             "similar_users_minus_item_mean_prompt": ("a model with similar users", "one with the item's mean alone"),
              "dynamic_minus_static_same_latency": ("dynamic exit", "a truncated model, in its time")}  # fmt: skip
-    found = [verdict(values[f"auc_{key}"], *pair) for key, pair in names.items() if f"auc_{key}" in values]
+    found = [_apart(values, key, *pair) for key, pair in names.items() if f"auc_{key}" in values]
     gains = [values[name] for name in ("auc_retrieval_gain", f"auc_{own}") if name in values]
     if len(gains) == 2:
         smaller = min(gains, key=lambda gain: gain["value"])
         found.append(f"Of both gains of retrieval quote the smaller one: {with_interval(smaller, signed=True)}.")
-    if found:
-        found.append("(These intervals stand alone; notebooks 03 and 05 adjust for the number of comparisons.)")
     return found
+
+
+def _apart(values: dict, key: str, first: str, second: str) -> str:
+    """Two models that were trained apart: their difference, and what is left of it once all comparisons count."""
+    item, p, labels, base = (values.get(name) for name in (
+        f"auc_{key}", f"p_adjusted_{key}", "n_ablation_labels", f"auc_{key}_compared"))  # fmt: skip
+    said = ("undecided, no model was trained twice" if p is None else
+            f"{first if item['value'] > 0 else second} wins" if p["value"] < LEVEL else
+            "no difference is shown")  # fmt: skip
+    adjusted = "" if p is None else f", p {p['value']:.3f} adjusted for all comparisons, trainings {p['n']}"
+    where = "" if labels is None else f", on {labels['value']:,.0f} labels each"
+    against = "" if base is None else f" (AUC {base['value']:.3f})"
+    return (f"Trained apart{where}: {first} less {second}{against}: {with_interval(item, signed=True)} AUC{adjusted}; "
+            f"{said}.")  # fmt: skip
 
 
 def findings(metrics: dict) -> list[str]:
@@ -136,7 +163,11 @@ def findings(metrics: dict) -> list[str]:
         verdict(values.get("auc_llm_minus_evidence_model"), llm, evidence),
         verdict(values.get("gauc_llm_minus_evidence_model"), llm, evidence, "GAUC"),
         verdict(values.get("auc_stacked_minus_evidence_model"), "LLM and simple model stacked", evidence),
+        verdict(values.get("auc_early_exit_minus_evidence_model"), early, evidence),
         verdict(values.get("auc_early_exit_minus_full_depth"), early, "full depth"),
+        verdict(values.get("gauc_early_exit_minus_full_depth"), early, "full depth", "GAUC"),
+        verdict(values.get("auc_static_selected_minus_full_depth"), "everybody out at the layer that validation "
+                "chooses", "full depth"),
         verdict(values.get("auc_dynamic_minus_static_same_cost"), early, static),
         verdict(values.get("auc_dynamic_minus_static_selected"), early, "the static exit that validation chooses"),
         *classic_sentences(values, metrics.get("choices", {})),
@@ -238,8 +269,7 @@ def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tu
     blocks = [
         ("heading", 1, "How much computation does early exit save, at what cost in accuracy?"),
         ("text", f"Dataset {artifacts.study_name(run.dataset)}, profile {run.profile}, seed {run.seed}, "
-                 f"backbone {metrics['backbone']}, source {metrics['source_hash'][:12]}. Rendered from metrics.json; "
-                 "intervals are 95 % percentiles of a paired bootstrap over users, of speed over requests."),
+                 f"backbone {metrics['backbone']}, source {metrics['source_hash'][:12]}. {INTERVALS}"),
         ("heading", 2, "Findings"), ("list", findings(metrics)),
     ]  # fmt: skip
     if metrics["not_measured"]:
@@ -260,6 +290,7 @@ def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tu
         *unused_blocks(run),
         *title_blocks(run),
         *example_blocks(examples(run, n_examples)),
+        *word_blocks(),
     ]  # fmt: skip
 
 

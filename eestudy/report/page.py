@@ -35,7 +35,7 @@ def number(value, digits: int = 3, signed: bool = False) -> str:
     """A number as text; "not measured" for None and NaN."""
     if value is None or not np.isfinite(value):
         return "not measured"
-    return f"{value:{'+' if signed else ''}.{digits}f}"
+    return f"{value:{'+' if signed else ''}z.{digits}f}"  # z: what rounds to 0 has no minus
 
 
 def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from eestudy import artifacts
 from eestudy.report.datasets import by_name, dataset_blocks
-from eestudy.report.page import percent, to_markdown, with_interval, word
+from eestudy.report.page import number, percent, to_markdown, with_interval, word
 
 FAULTS = artifacts.reference_dir() / "faults.csv"
 RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_truncated_program",
@@ -34,12 +34,11 @@ def readme_table(metrics: dict) -> str:
     rivals = [with_interval(head.get(f"throughput_ratio_best_vs_{name}"), 1) + "×" for name, _ in RIVALS
               if head.get(f"throughput_ratio_best_vs_{name}")]  # fmt: skip
     if len(rivals) == len(RIVALS):
-        rows += [
-            (f"Our fastest setting, requests per second against: {'; '.join(text for _, text in RIVALS)}",
-             "; ".join(rivals)),
-            ("Early exit against one static exit of equal AUC for everybody, same engine and precision",
-             with_interval(head["throughput_ratio_early_exit_vs_own_truncation"], 2) + "×"),
-        ]  # fmt: skip
+        rows.append((f"Our fastest setting, requests per second against: {'; '.join(text for _, text in RIVALS)}",
+                     "; ".join(rivals)))  # fmt: skip
+    if own := head.get("throughput_ratio_early_exit_vs_own_truncation"):
+        rows.append(("Early exit against one static exit of equal AUC for everybody, same engine and precision: "
+                     "requests per second", with_interval(own, 2) + "×"))  # fmt: skip
     lines = ["| what | value [95 % interval over users; for requests per second, range or interval over requests] |",
              "|---|---|"]  # fmt: skip
     return "\n".join(lines + [f"| {name} | {value} |" for name, value in rows]) + "\n"
@@ -58,26 +57,49 @@ def _word(item: dict) -> str:
     return word(item, "better", "worse", "no difference shown")
 
 
+ANSWERED = ("early_exit_minus_full_depth", "dynamic_minus_static_same_cost", "static_selected_minus_full_depth",
+            "early_exit_minus_evidence_model", "llm_minus_evidence_model",
+            "early_exit_minus_full_depth_similar_users_only",
+            "early_exit_minus_full_depth_no_retrieval")  # differences of AUC
+
+
 def readme_answer(metrics: dict) -> str:
     """The study's answer in a few sentences, every judgement taken from an interval of `metrics.json`."""
-    values = {item["name"]: item for item in metrics["metrics"]} | metrics["headline"]
-    names = ("early_exit_minus_full_depth", "dynamic_minus_static_same_cost", "llm_minus_evidence_model",
-             "early_exit_minus_full_depth_similar_users_only", "early_exit_minus_full_depth_no_retrieval")
-    found = [values.get(f"auc_{name}") for name in names]
-    ratio, drawn = (values.get(f"throughput_ratio_early_exit_vs_plain{ending}") for ending in ("", "_as_they_come"))
-    leaving = values.get("throughput_ratio_early_exit_vs_packed_full_depth_as_they_come")
-    if ratio is None or any(item is None or item["value"] is None for item in found):
+    values = {item["name"]: item for item in metrics["metrics"] if item["split"] in ("test", "all")}
+    values |= metrics["headline"]
+    ratio, drawn, leaving, fixed = (values.get(f"throughput_ratio_early_exit_vs_{name}") for name in (
+        "plain", "plain_as_they_come", "packed_full_depth_as_they_come", "static_selected"))  # fmt: skip
+    share, layer = values.get("modal_exit_share"), values.get("modal_exit_layer")
+    found = [values.get(f"auc_{name}") for name in ANSWERED]
+    if any(item is None or item["value"] is None for item in (*found, ratio, fixed, share)):
         return "Not all of it is measured yet."
     text = [f"{_word(item)}, {with_interval(item, signed=True)}" for item in found]
     return (
         f"**The answer here:** early exit serves {with_interval(ratio, 1)} times as many requests as the plain way "
-        f"where they are fullest, {with_interval(drawn, 1)} times as they come. There leaving early is worth "
-        f"{with_interval(leaving, 1)} times, the shared prefix and the engine the rest. "
-        f"AUC against full depth: {text[0]}. Against one fixed exit for everybody at the same cost: {text[1]}. "
-        f"And the LLM against the simple model on the numbers that its prompt shows: {text[2]}. With less evidence, "
-        f"leaving early by the same procedure: similar users' ratings only, as in the paper, {text[3]}; "
-        f"no evidence, {text[4]}."
+        f"where they are fullest, {with_interval(drawn, 1)} times as they come{_sizes(values)}. There leaving early is "
+        f"worth {with_interval(leaving, 1)} times, the shared prefix and the engine the rest. "
+        f"AUC against full depth: {text[0]}. {percent(share)} of the candidates leave after layer "
+        f"{number(layer['value'], 0)}: against one fixed exit for everybody at the same cost, AUC {text[1]}. Everybody "
+        f"out at the layer that validation chooses: AUC against full depth {text[2]}, and early exit is "
+        f"{_speed(fixed)}, {with_interval(fixed, 2)} times as many of the fullest requests. Against the simple model "
+        f"on the numbers that the prompt shows: early exit {text[3]}; the LLM at full depth {text[4]}. With less "
+        f"evidence, leaving early by the same procedure: similar users' ratings only, as in the paper, {text[5]}; no "
+        f"evidence, {text[6]}."
     )
+
+
+def _sizes(values: dict) -> str:
+    """How many candidates the timed requests had, beside all of test."""
+    timed, test = (values.get(f"candidates_per_request_{which}") for which in ("timed", "test"))
+    return "" if timed is None or test is None else (
+        f" (those timed have {number(timed['value'], 1)} candidates on average, all of test "
+        f"{number(test['value'], 1)})")  # fmt: skip
+
+
+def _speed(ratio: dict) -> str:
+    """What a ratio of requests per second shows: 'faster', 'slower', or that neither is shown."""
+    low, high = ratio["ci95"] or (0.0, 2.0)
+    return "faster than that" if low > 1 else "slower than that" if high < 1 else "not shown to be faster or slower"
 
 
 def readme_elsewhere(references: Sequence[dict], dataset: str) -> str:

@@ -22,7 +22,8 @@ def retrieval_sentences(values: dict[str, dict]) -> list[str]:
     Returns:
         Sentences; what was not measured is left out, so [] where nothing was.
     """
-    said = (_effect(values), _beyond_means(values), _density(values), _popularity(values), _against_llm(values))
+    said = (_effect(values), _beyond_means(values), _density(values), _popularity(values), _against_cosine(values),
+            _against_llm(values))  # fmt: skip
     return [sentence for sentence in said if sentence]
 
 
@@ -80,6 +81,15 @@ def _popularity(values: dict) -> str:
             f"Beside it: {', '.join(facts)}.")  # fmt: skip
 
 
+def _against_cosine(values: dict) -> str:
+    """Whether it takes a graph: against neighbours by plain cosine on rating vectors."""
+    kinds = {"similar users": "others_mean", "the user's own items": "own_mean", "all numbers": "evidence_logistic"}
+    found = {what: values.get(f"auc_{kind}_graph_minus_cosine_on_ratings") for what, kind in kinds.items()}
+    said = [f"{what} {with_interval(item, signed=True)} ({_more(item)})" for what, item in found.items()
+            if item is not None and item["ci95"] is not None]  # fmt: skip
+    return f"The graph's choice against plain cosine on rating vectors, AUC: {', '.join(said)}." if said else ""
+
+
 def _against_llm(values: dict) -> str:
     """The graph's neighbours against those that an LLM finds by reading the histories."""
     alone, read = (values.get(f"auc_{kind}_gcn_minus_llm_retriever") for kind in ("alone", "llm_reading"))
@@ -88,8 +98,14 @@ def _against_llm(values: dict) -> str:
         return ""
     low, high = read["ci95"]
     word = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-    times, *ends = (f"{value:,.0f}" for value in (ratio["value"], *ratio["ci95"]))
+    whole = values.get("retriever_request_ratio_llm_vs_gcn")
+    request = f", with all that a request needs {_times(whole)}" if whole is not None and whole["ci95"] else ""
     return (f"Raters by the graph against raters by an LLM that reads the histories: {word}, AUC of the LLM reading "
             f"their ratings {with_interval(read, signed=True)}, of the ratings alone "
-            f"{with_interval(alone, signed=True)}; after a new interaction the LLM's look-up takes {times} "
-            f"[{', '.join(ends)}] times as long.")  # fmt: skip
+            f"{with_interval(alone, signed=True)}; after a new interaction the LLM's look-up takes {_times(ratio)} "
+            f"times as long{request}.")  # fmt: skip
+
+
+def _times(ratio: dict) -> str:
+    value, *ends = (f"{number:,.0f}" for number in (ratio["value"], *ratio["ci95"]))
+    return f"{value} [{', '.join(ends)}]"

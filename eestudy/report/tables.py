@@ -14,6 +14,7 @@ CONTROLS = ("shuffled", "oracle", "budget")  # not causal rules: never on the fr
 COSTS = ("token_layer_fraction", "mean_exit_fraction")
 MEASURES = ("auc", "gauc", "log_loss", "ece", *(f"{m}_{end}" for m in SAMPLED for end in ("lo", "hi")))
 RIVALS = ("static", "dynamic", "baseline")  # what the frontier is made of
+UNKNOWN = "(cost not counted)"
 
 
 def measures(judged: Judged, name: str) -> dict:
@@ -171,15 +172,17 @@ def mark_latency(table: pd.DataFrame, latency: pd.DataFrame) -> pd.DataFrame:
 def mark_dominated(table: pd.DataFrame, cost: str = "token_layer_fraction", quality: str = "auc") -> pd.DataFrame:
     """Add `dominated` and `dominated_by`: some rival costs no more, is no worse, and is better in one of the two.
 
-    Rivals are static depths, causal policies and baselines (cost 0). A setting without a cost is never dominated.
+    Rivals are static depths, causal policies and baselines (cost 0). Of a setting whose cost is not known nothing is
+    said: `UNKNOWN`.
     """
     rivals = table[table["kind"].isin(RIVALS) & table[cost].notna() & table[quality].notna()]
     names = []
     for _, row in table.iterrows():
         better = (rivals[cost] <= row[cost]) & (rivals[quality] >= row[quality])
         better &= (rivals[cost] < row[cost]) | (rivals[quality] > row[quality])
-        names.append(rivals.loc[rivals.loc[better, quality].idxmax(), "setting"] if better.any() else "")
-    return table.assign(dominated=[bool(name) for name in names], dominated_by=names)
+        names.append(UNKNOWN if np.isnan(row[cost]) else
+                     rivals.loc[rivals.loc[better, quality].idxmax(), "setting"] if better.any() else "")  # fmt: skip
+    return table.assign(dominated=[name not in ("", UNKNOWN) for name in names], dominated_by=names)
 
 
 def _minus_best(judged: Judged, name: str, row: dict, best: str) -> dict:
