@@ -75,16 +75,18 @@ def readme_answer(metrics: dict) -> str:
         return "Not all of it is measured yet."
     text = [f"{_word(item)}, {with_interval(item, signed=True)}" for item in found]
     return (
-        f"**The answer here:** early exit serves {with_interval(ratio, 1)} times as many requests as the plain way "
-        f"where they are fullest, {with_interval(drawn, 1)} times as they come{_sizes(values)}. There leaving early is "
-        f"worth {with_interval(leaving, 1)} times, the shared prefix and the engine the rest. "
-        f"AUC against full depth: {text[0]}. {percent(share)} of the candidates leave after layer "
-        f"{number(layer['value'], 0)}: against one fixed exit for everybody at the same cost, AUC {text[1]}. Everybody "
-        f"out at the layer that validation chooses: AUC against full depth {text[2]}, and early exit is "
-        f"{_speed(fixed)}, {with_interval(fixed, 2)} times as many of the fullest requests. Against the simple model "
-        f"on the numbers that the prompt shows: early exit {text[3]}; the LLM at full depth {text[4]}. With less "
-        f"evidence, leaving early by the same procedure: similar users' ratings only, as in the paper, {text[5]}; no "
-        f"evidence, {text[6]}."
+        "**The answer here:**\n\n"
+        f"- **Speed.** Early exit serves {with_interval(ratio, 1)} times as many requests as the plain way where they "
+        f"are fullest, {with_interval(drawn, 1)} times as they come{_sizes(values)}. There leaving early is worth "
+        f"{with_interval(leaving, 1)} times, the shared prefix and the engine the rest.\n"
+        f"- **Accuracy.** AUC against full depth: {text[0]}. With less evidence in the prompt, leaving early by the "
+        f"same procedure: similar users' ratings only, as in the paper, {text[5]}; no evidence, {text[6]}.\n"
+        f"- **Would one fixed layer do?** {percent(share)} of the candidates leave after layer "
+        f"{number(layer['value'], 0)}. AUC against one fixed exit for everybody at the same cost: {text[1]}. Everybody "
+        f"out at the layer that validation chooses: against full depth {text[2]}, and early exit is {_speed(fixed)}, "
+        f"{with_interval(fixed, 2)} times as many of the fullest requests.\n"
+        f"- **Would no LLM do?** AUC against the simple model on the numbers that the prompt shows: early exit "
+        f"{text[3]}; the LLM at full depth {text[4]}."
     )
 
 
@@ -112,7 +114,7 @@ def readme_elsewhere(references: Sequence[dict], dataset: str) -> str:
         if metrics["dataset"] != dataset and ratio and loss:
             found.append(f"{metrics['dataset']} {with_interval(ratio, 1)} times, {_word(loss)} in AUC "
                          f"({with_interval(loss, signed=True)})")  # fmt: skip
-    return f" On other datasets, requests as they come: {'; '.join(found)}." if found else ""
+    return f"\n- **Elsewhere**, requests as they come: {'; '.join(found)}.\n" if found else "\n"
 
 
 def readme_trust(path: Path = FAULTS) -> str:
@@ -130,7 +132,7 @@ def render_readme(text: str, metrics: dict, references: Sequence[dict] = ()) -> 
         metrics: the `metrics.json` that it tells.
         references: those of all datasets, for the table over datasets.
     """
-    blocks = {"answer": readme_answer(metrics) + readme_elsewhere(references, metrics.get("dataset", "")),
+    blocks = {"answer": "\n" + readme_answer(metrics) + readme_elsewhere(references, metrics.get("dataset", "")),
               "results": "\n" + readme_table(metrics),
               "expect": readme_expectation(metrics),
               "datasets": "\n" + to_markdown(dataset_blocks(references or [metrics])),
