@@ -72,7 +72,7 @@ endif
 QUICK_PY = $(if $(QUICK),$(QUICK)/bin/python,$(PY))
 
 .PHONY: help env quickenv assets refresh look own reproduce report quickstart quicklab exercises bench retrievers probes ablations scale llama check test unit \
-	torture lint lock licences audit lab reference clean smoke-ml-100k smoke-study smoke-no_stars smoke-quickstart
+	torture lint lock licences audit lab deviation reference clean smoke-ml-100k smoke-study smoke-no_stars smoke-quickstart
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
 .DEFAULT_GOAL = help
@@ -194,6 +194,9 @@ llama: env ## install llama.cpp's wheel, an optional rival of `make bench`
 
 check: env assets ## compare the run with the committed reference
 	@$(PY) -m eestudy.report check $(ARGS)
+
+deviation: env ## how far numbers differ between runs of seeds 0, 1 and 2: the tolerance of `make check`
+	@$(PY) -m eestudy.report deviation $(ARGS)
 
 reference: env assets ## make this run the committed reference of its dataset and profile
 	@$(PY) -m eestudy.report reference $(ARGS)

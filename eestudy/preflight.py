@@ -24,7 +24,8 @@ from eestudy import artifacts, backbone, config, data, prompts, retriever
 from eestudy.config import BackboneConfig, DataConfig, StudyConfig
 from eestudy.data.__main__ import look
 from eestudy.data.checks import FEW, HALF
-from eestudy.data.tables import TableFile, find_file, open_database, read_table
+from eestudy.data.own import own_file
+from eestudy.data.tables import TableFile, open_database, read_table
 from eestudy.retriever.evidence import forward_parts
 
 MOST_ROWS = 20_000  # of the reader's ratings that a draft holds: enough to break
@@ -53,12 +54,7 @@ def own_files(cfg: StudyConfig) -> dict[str, TableFile]:
     if None in tables.values():
         raise data.DataError(f"{cfg.data.name} brings no files of its own, and these are the checks for such. Name a "
                              "toml: DATASET=path/to/study.toml. examples/study.toml shows the form.")
-    found = {}
-    for name, table in tables.items():
-        path = Path(cfg.data.folder) / table.file
-        path = find_file(path.parent, [path.name], f"where {cfg.data.name}.toml says it lies")
-        found[name] = TableFile(path, table.columns, table.delimiter, table.encoding, table.header, table.escape)
-    return found
+    return {name: own_file(table, cfg.data) for name, table in tables.items()}
 
 
 def read_draft(dataset: str, cfg: StudyConfig) -> Draft:

@@ -27,7 +27,7 @@ def read_own_data(data: DataConfig) -> dict:
     described = {"ratings": data.ratings, "items": data.items}
     for name, table in described.items():
         _check_columns(name, table, data)
-    files = {name: _file(table, data) for name, table in described.items()}
+    files = {name: own_file(table, data) for name, table in described.items()}
     with open_database() as database:
         bad = [read_table(database, name, file) for name, file in files.items()]
         for column, value in (("rating", "1"), ("timestamp", "0")):
@@ -51,7 +51,8 @@ def _check_columns(name: str, table: TableConfig, data: DataConfig) -> None:
         raise DataError(f"{where}: no timestamp column. Name one, or say clock = \"none\" in [data].")
 
 
-def _file(table: TableConfig, data: DataConfig) -> TableFile:
+def own_file(table: TableConfig, data: DataConfig) -> TableFile:
+    """The file that a table of the toml names, and how it is read; raises DataError where it is missing."""
     path = Path(data.folder) / table.file  # a full path stays as it is
     found = find_file(path.parent, [path.name], f"where {data.name}.toml says it lies")
     return TableFile(found, table.columns, table.delimiter, table.encoding, table.header, table.escape)
