@@ -12,7 +12,7 @@ from eestudy.metrics import LEVEL
 from eestudy.report.comparison import CLASSES, published
 from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import exit_layers
-from eestudy.report.page import escape_markdown, number, percent, plain_text, with_interval
+from eestudy.report.page import escape_markdown, number, percent, plain_text, with_interval, word
 from eestudy.report.retrieval import retrieval_sentences
 from eestudy.report.titles import title_blocks
 from eestudy.report.words import word_blocks
@@ -51,10 +51,9 @@ def _depth_sentence(values: dict) -> str:
             f"evidence and {with_interval(without, 0)} without (one model, which saw most prompts with evidence)")
     if gap is None or gap["ci95"] is None:
         return f"{text}."
-    low, high = gap["ci95"]
-    word = ("with evidence the answer sits at shallower layers" if high < 0 else "with evidence it sits deeper"
-            if low > 0 else "inconclusive, the interval contains 0")  # fmt: skip
-    return f"{text}; difference {with_interval(gap, 0, signed=True)} layers: {word}."
+    said = word(gap, "with evidence it sits deeper", "with evidence the answer sits at shallower layers",
+                "inconclusive, the interval contains 0")  # fmt: skip
+    return f"{text}; difference {with_interval(gap, 0, signed=True)} layers: {said}."
 
 
 def _saving_sentence(values: dict) -> str:

@@ -49,10 +49,14 @@ def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> s
     return number(item["value"], digits, signed) + tail
 
 
-def word(item: dict, above: str, below: str, across: str) -> str:
-    """What a measured difference's interval says: it lies above 0, below, or holds it (also where there is none)."""
-    low, high = item["ci95"] or (-1.0, 1.0)
-    return above if low > 0 else below if high < 0 else across
+def word(item: dict, above: str, below: str, across: str, zero: float = 0.0) -> str:
+    """What a measured difference's interval says: it lies above 0, below, or holds it (also where there is none).
+
+    Args:
+        item: {"value", "ci95"}; above, below, across: what to say; zero: what no difference is, 1 for a ratio.
+    """
+    low, high = item["ci95"] or (zero, zero)
+    return above if low > zero else below if high < zero else across
 
 
 def percent(item: dict | None, digits: int = 0) -> str:

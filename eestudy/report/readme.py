@@ -74,6 +74,7 @@ def readme_answer(metrics: dict) -> str:
     if any(item is None or item["value"] is None for item in (*found, ratio, fixed, share)):
         return "Not all of it is measured yet."
     text = [f"{_word(item)}, {with_interval(item, signed=True)}" for item in found]
+    speed = word(fixed, "faster than that", "slower than that", "not shown to be faster or slower", zero=1.0)
     return (
         "**The answer here:**\n\n"
         f"- **Speed.** Early exit serves {with_interval(ratio, 1)} times as many requests as the plain way where they "
@@ -83,7 +84,7 @@ def readme_answer(metrics: dict) -> str:
         f"same procedure: similar users' ratings only, as in the paper, {text[5]}; no evidence, {text[6]}.\n"
         f"- **Would one fixed layer do?** {percent(share)} of the candidates leave after layer "
         f"{number(layer['value'], 0)}. AUC against one fixed exit for everybody at the same cost: {text[1]}. Everybody "
-        f"out at the layer that validation chooses: against full depth {text[2]}, and early exit is {_speed(fixed)}, "
+        f"out at the layer that validation chooses: against full depth {text[2]}, and early exit is {speed}, "
         f"{with_interval(fixed, 2)} times as many of the fullest requests.\n"
         f"- **Would no LLM do?** AUC against the simple model on the numbers that the prompt shows: early exit "
         f"{text[3]}; the LLM at full depth {text[4]}."
@@ -96,12 +97,6 @@ def _sizes(values: dict) -> str:
     return "" if timed is None or test is None else (
         f" (those timed have {number(timed['value'], 1)} candidates on average, all of test "
         f"{number(test['value'], 1)})")  # fmt: skip
-
-
-def _speed(ratio: dict) -> str:
-    """What a ratio of requests per second shows: 'faster', 'slower', or that neither is shown."""
-    low, high = ratio["ci95"] or (0.0, 2.0)
-    return "faster than that" if low > 1 else "slower than that" if high < 1 else "not shown to be faster or slower"
 
 
 def readme_elsewhere(references: Sequence[dict], dataset: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from eestudy.report.page import number, percent, with_interval
+from eestudy.report.page import number, percent, with_interval, word
+
+MORE = ("more", "less", "no more is shown")
 
 FACTS = {  # those that a dataset has
     "auc_item_mean_before_request": "the item's mean", "auc_user_mean_before_request": "the user's mean",
@@ -37,9 +39,8 @@ def _effect(values: dict) -> str:
 def _moved(item: dict | None) -> str:
     if item is None or item["value"] is None or item["ci95"] is None:
         return ""
-    low, high = item["ci95"]
-    word = "raises AUC by" if low > 0 else "lowers AUC by" if high < 0 else "shows no effect on AUC,"
-    return f"{word} {with_interval(item, signed=True)}"
+    said = word(item, "raises AUC by", "lowers AUC by", "shows no effect on AUC,")
+    return f"{said} {with_interval(item, signed=True)}"
 
 
 def _beyond_means(values: dict) -> str:
@@ -49,14 +50,9 @@ def _beyond_means(values: dict) -> str:
             (("a logistic model of the prompt's numbers", "evidence_logistic"), ("the LLM that reads them", "llm"))}
     if own is None or own["ci95"] == [0.5, 0.5] or any(item is None or item["ci95"] is None for item in told.values()):
         return ""
-    words = [f"{what} {with_interval(item, signed=True)} ({_more(item)})" for what, item in told.items()]
+    words = [f"{what} {with_interval(item, signed=True)} ({word(item, *MORE)})" for what, item in told.items()]
     return (f"The mean of a user's own ratings alone has an AUC of {number(own['value'], 3)}. Beyond the means of item "
             f"and user together, known from all of the graph and label part: {', '.join(words)}.")  # fmt: skip
-
-
-def _more(difference: dict) -> str:
-    low, high = difference["ci95"]
-    return "more" if low > 0 else "less" if high < 0 else "no more is shown"
 
 
 def _density(values: dict) -> str:
@@ -72,12 +68,11 @@ def _popularity(values: dict) -> str:
     chosen, alone = values.get("auc_others_mean_graph_minus_random"), values.get("auc_others_mean")
     if chosen is None or alone is None or chosen["ci95"] is None:
         return ""
-    low, high = chosen["ci95"]
-    word = ("it matters whom one asks" if low > 0 else "random ones tell more" if high < 0 else
-            f"no difference shown, though one of up to {number(high, 3)} is not excluded")  # fmt: skip
+    said = word(chosen, "it matters whom one asks", "random ones tell more",
+                f"no difference shown, though one of up to {number(chosen['ci95'][1], 3)} is not excluded")  # fmt: skip
     facts = [f"{name} {number(values[key]['value'], 3)}" for key, name in FACTS.items() if key in values]
     return (f"Without an LLM, similar users have an AUC of {number(alone['value'], 3)}, "
-            f"{with_interval(chosen, signed=True)} against random ones: {word}. "
+            f"{with_interval(chosen, signed=True)} against random ones: {said}. "
             f"Beside it: {', '.join(facts)}.")  # fmt: skip
 
 
@@ -85,7 +80,7 @@ def _against_cosine(values: dict) -> str:
     """Whether it takes a graph: against neighbours by plain cosine on rating vectors."""
     kinds = {"similar users": "others_mean", "the user's own items": "own_mean", "all numbers": "evidence_logistic"}
     found = {what: values.get(f"auc_{kind}_graph_minus_cosine_on_ratings") for what, kind in kinds.items()}
-    said = [f"{what} {with_interval(item, signed=True)} ({_more(item)})" for what, item in found.items()
+    said = [f"{what} {with_interval(item, signed=True)} ({word(item, *MORE)})" for what, item in found.items()
             if item is not None and item["ci95"] is not None]  # fmt: skip
     return f"The graph's choice against plain cosine on rating vectors, AUC: {', '.join(said)}." if said else ""
 
@@ -96,11 +91,10 @@ def _against_llm(values: dict) -> str:
     ratio = values.get("retriever_lookup_ratio_llm_vs_gcn")
     if any(item is None or item["ci95"] is None for item in (alone, read, ratio)):
         return ""
-    low, high = read["ci95"]
-    word = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+    said = word(read, "better", "worse", "no difference shown")
     whole = values.get("retriever_request_ratio_llm_vs_gcn")
     request = f", with all that a request needs {_times(whole)}" if whole is not None and whole["ci95"] else ""
-    return (f"Raters by the graph against raters by an LLM that reads the histories: {word}, AUC of the LLM reading "
+    return (f"Raters by the graph against raters by an LLM that reads the histories: {said}, AUC of the LLM reading "
             f"their ratings {with_interval(read, signed=True)}, of the ratings alone "
             f"{with_interval(alone, signed=True)}; after a new interaction the LLM's look-up takes {_times(ratio)} "
             f"times as long{request}.")  # fmt: skip
