@@ -43,7 +43,7 @@ def told(run: artifacts.Run) -> Ablations | None:
     if all(artifacts.artifact_hash(run, name) for name in artifacts.ABLATIONS):
         return Ablations(*(artifacts.read_table(run, name) for name in artifacts.ABLATIONS), own=True)
     paths = [kept_folder(run) / name for name in artifacts.ABLATIONS]
-    return Ablations(*map(pd.read_csv, paths), own=False) if all(path.exists() for path in paths) else None
+    return Ablations(*map(artifacts.read_csv, paths), own=False) if all(path.exists() for path in paths) else None
 
 
 def kept_folder(run: artifacts.Run) -> Path:

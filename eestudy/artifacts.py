@@ -297,7 +297,14 @@ def read_table(run: Run, name: str) -> pd.DataFrame:
     import pandas as pd
 
     content = io.BytesIO(read_bytes(run, name))
-    return _turn_cells(pd.read_csv(content), from_cell) if name.endswith(".csv") else pd.read_parquet(content)
+    return read_csv(content) if name.endswith(".csv") else pd.read_parquet(content)
+
+
+def read_csv(source: Path | io.BytesIO) -> pd.DataFrame:
+    """A CSV that `write_table` wrote, wherever it was copied: its cells of text are again what they were."""
+    import pandas as pd
+
+    return _turn_cells(pd.read_csv(source), from_cell)
 
 
 def committed_dir(run: Run) -> Path:
@@ -317,7 +324,7 @@ def measured_or_committed(run: Run, name: str) -> pd.DataFrame:
     if artifact_hash(run, name):
         return read_table(run, name)
     path = committed_dir(run) / name
-    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+    return read_csv(path) if path.exists() else pd.DataFrame()
 
 
 def _turn_cells(frame: pd.DataFrame, turn) -> pd.DataFrame:

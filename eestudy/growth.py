@@ -70,7 +70,7 @@ def scale_tables(run: artifacts.Run) -> tuple[dict[str, pd.DataFrame], bool] | N
     folder = artifacts.reference_dir() / "scale"
     if not all((folder / name).exists() for name in artifacts.SCALE):
         return None
-    return {_part(name): pd.read_csv(folder / name) for name in artifacts.SCALE}, False
+    return {_part(name): artifacts.read_csv(folder / name) for name in artifacts.SCALE}, False
 
 
 def _part(name: str) -> str:

@@ -179,3 +179,14 @@ def test_metric_that_was_not_measured_is_null():
 def test_seed_everything_repeats():
     first = (artifacts.seed_everything(3).random(), np.random.rand())
     assert first == (artifacts.seed_everything(3).random(), np.random.rand())
+
+
+def test_a_committed_table_reads_as_the_runs_own(run, monkeypatch, tmp_path):
+    table = pd.DataFrame({"title": ["=1+1", "plain", "-x"], "n": [1.5, 2.0, 3.0]})
+    artifacts.write_table(run, "t.csv", table)
+    monkeypatch.setattr(artifacts, "committed_dir", lambda _: tmp_path)
+    (tmp_path / "t.csv").write_bytes(artifacts.read_bytes(run, "t.csv"))
+    own = artifacts.measured_or_committed(run, "t.csv")
+    run.path("t.csv").unlink()
+    pd.testing.assert_frame_equal(artifacts.measured_or_committed(run, "t.csv"), table)
+    pd.testing.assert_frame_equal(own, table)

@@ -157,7 +157,7 @@ def measured_times(run: artifacts.Run) -> tuple[pd.DataFrame, pd.DataFrame, str]
     folder = artifacts.committed_dir(run)
     if not all((folder / name).exists() for name in (*names, chosen)):
         return pd.DataFrame(), pd.DataFrame(), ""
-    return *(pd.read_csv(folder / name) for name in names), json.loads((folder / chosen).read_text())["policy"]
+    return *(artifacts.read_csv(folder / name) for name in names), json.loads((folder / chosen).read_text())["policy"]
 
 
 def listing(chosen: tuple[Row, ...], cfg: config.StudyConfig, sources: dict[int, artifacts.Run]) -> str:

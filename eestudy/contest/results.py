@@ -48,7 +48,7 @@ def read(run: artifacts.Run) -> Bench | None:
     folder = artifacts.committed_dir(run)
     if not all((folder / name).exists() for name in artifacts.BENCH):
         return None
-    tables = {_part(name): pd.read_csv(folder / name) for name in artifacts.BENCH}
+    tables = {_part(name): artifacts.read_csv(folder / name) for name in artifacts.BENCH}
     processor = json.loads((folder / "provenance.json").read_text())["cpu"]
     return Bench(tables, False, processor, _both(pd.read_parquet(folder / "head_scores.parquet")))
 
