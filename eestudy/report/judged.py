@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
 from eestudy import artifacts, metrics
@@ -131,8 +132,7 @@ def best_on_validation(run: artifacts.Run, names) -> str:
 
 
 def _logit(p: np.ndarray) -> np.ndarray:
-    p = np.clip(p, EPSILON, 1 - EPSILON)
-    return np.log(p / (1 - p))
+    return logit(np.clip(p, EPSILON, 1 - EPSILON))
 
 
 def stack(fit_label, fit_scores, scores) -> np.ndarray:
@@ -148,7 +148,7 @@ def stack(fit_label, fit_scores, scores) -> np.ndarray:
     """
     if len(np.unique(fit_label)) < 2:
         return np.mean(scores, axis=0)
-    model = LogisticRegression(C=1e6).fit(np.column_stack([_logit(s) for s in fit_scores]), fit_label)
+    model = LogisticRegression(C=1e6, tol=1e-8).fit(np.column_stack([_logit(s) for s in fit_scores]), fit_label)
     return model.predict_proba(np.column_stack([_logit(s) for s in scores]))[:, 1]
 
 
