@@ -202,7 +202,7 @@ reference: env assets ## make this run the committed reference of its dataset an
 	@$(PY) -m eestudy.report reference $(ARGS)
 
 # Two studies at a time, on a core each, in folders of their own: half of a small notebook's time is its kernel's start.
-SMOKE = $(MAKE) --no-print-directory PROFILE=smoke SEED=0 RUN_DIR=.smoke/$@
+SMOKE = $(MAKE) --no-print-directory PROFILE=smoke SEED=0 RUN_DIR=.smoke/$@ SITE_DIR=.smoke/$@/site
 
 test: env assets lint ## lint, the whole smoke chain with its measurements, its check, own data, then every test
 	rm -rf .smoke
@@ -221,7 +221,7 @@ smoke-no_stars:
 	@$(SMOKE) reproduce DATASET=examples/no_stars.toml NUM_PROCESSES=2
 
 smoke-quickstart:
-	@$(MAKE) --no-print-directory quickstart RUN_DIR=.smoke/$@
+	@$(MAKE) --no-print-directory quickstart RUN_DIR=.smoke/$@ SITE_DIR=.smoke/$@/site
 	@RUN_DIR=.smoke/$@/quickstart $(PY) -m eestudy.report check
 
 # every exercise is solved on these: elsewhere one that does not fit the data only says so

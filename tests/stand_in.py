@@ -85,7 +85,7 @@ def command(run_dir: Path, *others: str) -> list[str]:
 def environment(**more: str) -> dict[str, str]:
     """What a `make` of its own needs to see: nothing of the one that runs the tests."""
     inherited = {name: value for name, value in os.environ.items()
-                 if not name.startswith("MAKE") and name != "EESTUDY_HOLDER"}
+                 if not name.startswith("MAKE") and name not in ("EESTUDY_HOLDER", "SITE_DIR")}
     return {**inherited, "PYTHONPATH": str(artifacts.ROOT), **more}
 
 

@@ -85,6 +85,9 @@ def test_house_rules(path):
     text = path.read_text()
     forbidden = r"\b(TODO|FIXME|XXX|HACK)\b|\bpickle\b|trust_remote_code=True|weights_only=False|allow_pickle=True"
     assert not re.search(forbidden, text)
+    for keyword in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.keyword)):
+        if keyword.arg in ("trust_remote_code", "allow_pickle"):
+            assert isinstance(keyword.value, ast.Constant) and keyword.value.value is False, keyword.arg
     # Profiles differ in their values alone: nobody asks which one is running.
     assert module_of(path) == "config" or not re.search(r"\bprofile\s*(==|!=|in\b)\s*[\"'(\[]", text)
 

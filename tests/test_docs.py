@@ -144,8 +144,23 @@ def test_readme_is_rendered_from_the_reference():
     assert text == render_readme(text, metrics, read_references()), "run: python -m eestudy.report readme"
 
 
-def test_local_links_of_the_readme_exist():
-    if not README.exists():
-        pytest.skip("README is not there yet")
-    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", README.read_text()):
-        assert (ROOT / link).exists(), link
+def anchor(heading: str) -> str:
+    """The name by which GitHub links to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def prose(path) -> str:
+    """The Markdown of a page or of a notebook's cells."""
+    text = path.read_text()
+    return text if path.suffix == ".md" else "\n\n".join(
+        "".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize("name", ["README.md", "INSTRUCTORS.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(
+    path.relative_to(ROOT).as_posix() for path in ROOT.glob("notebooks/*.ipynb"))])
+def test_local_links_lead_somewhere(name):
+    path = ROOT / name
+    for link, place in re.findall(r"\]\((?!https?://|mailto:)([^)#\s]*)#?([^)\s]*)\)", prose(path)):
+        goal = path.parent / link if link else path
+        assert goal.exists(), link
+        assert not place or place in {anchor(one) for one in re.findall(r"^#+ (.*)$", prose(goal), re.M)}, place

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 
 from eestudy import artifacts, config, exit_policies, metrics, quickstart, replay, report
@@ -182,6 +183,33 @@ def test_the_page_holds_what_the_scores_say(pages, replayed):
         assert found == pytest.approx(expected, abs=1e-9), (study["dataset"], policy["name"], place, band)
 
 
+def test_a_promise_is_the_one_that_notebook_06_made(pages, replayed):
+    for study in embedded(pages / "explorer.html")["studies"]:
+        made = artifacts.read_table(replayed[study["dataset"]], "risk.csv")
+        made = made[(made["kind"] == "test") & (made["loss"] == explorer.LOSS)
+                    & (made["procedure"] == explorer.PROCEDURE)].set_index("epsilon")["threshold"]  # fmt: skip
+        block = next(one for one in study["policies"] if one["name"] == study["best"])
+        found = [block["thresholds"][place] if (place := block["promised"][str(epsilon)]) >= 0 else None
+                 for epsilon in made.index]  # fmt: skip
+        assert found == [None if np.isnan(one) else pytest.approx(one, rel=1e-9) for one in made]
+
+
+def test_disagreement_and_time_of_fixed_exits_equal_a_loop(pages, replayed):
+    for study in embedded(pages / "explorer.html")["studies"]:
+        run, block = replayed[study["dataset"]], next(p for p in study["policies"] if p["name"] == "static")
+        head = artifacts.read_table(run, "head_scores.parquet").query("split == 'test' and mode == 'both'")
+        layers, p_yes = exit_policies.head_matrix(head)
+        times = artifacts.read_table(run, "latency.csv").query("workload == 'drawn'")
+        yes = p_yes > study["base_rate"]
+        for place, layer in enumerate(layers):
+            differs = pd.Series(yes[:, place] != yes[:, -1]).groupby(head["user_id"].to_numpy()).mean().mean()
+            assert block["disagreement"][place] == pytest.approx(differs, abs=1e-9)
+            ms = 1000 * times.query(f"contender == 'packed_static_{layer}'").groupby("request_id")["seconds"].sum()
+            found = block["settings"]["any number"]
+            assert found["latency_source"][place] == "measured"
+            assert found["latency_ms_p50"][place] == pytest.approx(ms.median(), rel=1e-6)
+
+
 def test_an_example_stops_where_its_policy_says(pages):
     study = embedded(pages / "explorer.html")["studies"][0]
     for stop in walks.stops(study, 0):
@@ -231,7 +259,7 @@ def tab(browser):
 
 
 def test_all_pages_open_without_a_complaint(pages, tab):
-    for page in sorted(pages.glob("*.html")) + sorted(pages.glob("examples/*.html"))[:2]:
+    for page in sorted(pages.rglob("*.html")):
         tab.goto(page.as_uri())
         assert tab.locator("h1").first.is_visible()
 
@@ -251,6 +279,42 @@ def test_the_explorer_shows_the_numbers_of_the_artifacts(pages, tab):
                 float(shown.replace(",", "")) == pytest.approx(value, abs=0.51 * 10**-digits)), (name, shown, value)
         stop = study["layers"][policy["exits"][0][place]]
         assert f"Stops after layer {stop} of" in tab.locator("#outcome").inner_text()
+
+
+def test_a_promise_sets_the_threshold(pages, tab):
+    tab.goto((pages / "explorer.html").as_uri())
+    for study in embedded(pages / "explorer.html")["studies"]:
+        tab.select_option("#dataset", study["dataset"])
+        for policy in study["policies"]:
+            tab.select_option("#policy", policy["name"])
+            for bound, place in policy["promised"].items():
+                tab.select_option("#risk", bound)
+                last = len(policy["thresholds"]) - 1  # full depth, where no threshold can be promised
+                assert int(tab.locator("#threshold").input_value()) == (last if place is None or place < 0 else place)
+                assert tab.locator("#risk-note").inner_text()
+
+
+def test_the_gallery_of_hostile_titles_does_nothing_on_any_page(tab, references, tmp_path):
+    from faults.titles import GALLERY, UNSAFE_HTML, without_own_script
+
+    shutil.copytree(references / "ml-100k", tmp_path / "references" / "ml-100k")
+    kept = tmp_path / "references/ml-100k/laptop/examples.json"
+    examples = json.loads(kept.read_text())
+    for k, title in enumerate(GALLERY):
+        shown = examples[k % len(examples)]
+        shown["title"] = (shown["title"] if k >= len(examples) else "") + title
+        shown["prompt"] += title
+    kept.write_text(json.dumps(examples))
+    run = artifacts.Run(tmp_path / "run", "ml-100k", "laptop", 0)
+    asked = []
+    tab.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    for page in sorted(build(run, tmp_path / "pages", tmp_path / "references").parent.rglob("*.html")):
+        if page.parent.name == "notebooks":
+            continue  # they show nothing of the examples
+        assert not UNSAFE_HTML.search(without_own_script(page.read_text())), page
+        tab.goto(page.as_uri())
+        assert tab.evaluate("document.querySelectorAll('iframe, svg[onload], img[src=x]').length") == 0, page
+    assert asked == []
 
 
 def test_the_explorer_is_worked_by_keyboard_and_fits_a_phone(pages, tab):

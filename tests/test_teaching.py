@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import tomllib
@@ -20,20 +19,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 
 
-def extra_of(requirement: str) -> str:
-    """'.[quickstart]' -> 'quickstart'."""
-    return re.fullmatch(r"\.\[(\w+)\]", requirement).group(1)
-
-
-def test_binder_installs_the_quickstart_extra_with_the_pins():
+def test_binder_installs_what_the_quickstart_needs_by_its_hashes():
     folder = ROOT / ".binder"
-    lines = (folder / "requirements.txt").read_text().splitlines()
-    options = [tuple(line.split()) for line in lines if line and line[0] != "#"]
-    assert [flag for flag, _ in options] == ["-c", "-e"]
-    pins, project = (value for _, value in options)
-    assert (folder / pins).resolve() == ROOT / "requirements.txt", "pip reads this path from where the file lies"
-    assert extra_of(project) in PROJECT["optional-dependencies"] and extra_of(project) == "quickstart"
+    commands = [line for line in (folder / "postBuild").read_text().splitlines() if line and line[0] != "#"]
+    lock = "python3 -m pip install -q --no-deps --require-hashes -r requirements-quickstart.lock"
+    assert commands == ["set -eu", lock, "python3 -m pip install -q --no-deps --no-build-isolation -e ."]
+    assert (folder / "postBuild").stat().st_mode & 0o100 and not (folder / "requirements.txt").exists()
     assert (folder / "apt.txt").read_text().split() == ["make"]
+    pinned = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements-quickstart.lock").read_text(), re.MULTILINE))
+    assert "setuptools" in pinned and not pinned & HEAVY
 
 
 def test_binder_makes_no_venv_and_its_python_is_supported():
@@ -44,13 +38,11 @@ def test_binder_makes_no_venv_and_its_python_is_supported():
     assert PROJECT["requires-python"] == ">=3.11.5,<3.14"
 
 
-def test_the_dev_container_installs_the_quickstart_extra_with_the_pins():
+def test_the_dev_container_installs_as_binder_does():
     container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
     assert container["image"].endswith("/python:3.12") and container["containerEnv"] == {
         "USE_CURRENT_ENV": "1", "QUICK_DIR": "results/run"}
-    words = shlex.split(container["postCreateCommand"])
-    assert words[:4] == ["python3", "-m", "pip", "install"]
-    assert dict(zip(words[4::2], words[5::2], strict=True)) == {"-c": "requirements.txt", "-e": ".[quickstart]"}
+    assert container["postCreateCommand"] == "sh .binder/postBuild"
 
 
 def test_the_quickstart_extra_needs_no_torch():
