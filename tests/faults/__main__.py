@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from eestudy import artifacts
-from faults import corruption, guided, inputs, kills, numbers, resources, titles, together
+from faults import corruption, guided, inputs, kills, numbers, official, resources, titles, together
 from faults.outcome import Outcome, keep
 
 
@@ -54,7 +54,9 @@ def _together(folder: Path, seed: int, share: float) -> list[Outcome]:
 def _inputs(folder: Path, seed: int, share: float) -> list[Outcome]:
     os.environ["RUN_DIR"] = str(folder / "runs")
     (folder / "files").mkdir()
-    return [inputs.files(folder / "files", round(6000 * share), seed),
+    with pytest.MonkeyPatch.context() as patch:
+        published = official.files(folder / "official", round(1200 * share), seed, patch)
+    return [published, inputs.files(folder / "files", round(6000 * share), seed),
             inputs.values(folder / "values", round(12_000 * share), seed),
             *guided.fuzz(folder / "fuzz", round(600 * share), seed)]  # fmt: skip
 

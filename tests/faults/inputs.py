@@ -78,8 +78,12 @@ def _spoil_shop(folder: Path, good: dict[str, bytes], rng: random.Random) -> Non
 
 
 def read_shop(folder: Path) -> None:
+    """`read_study` of a shop."""
+    read_study(config.load(str(folder / "shop.toml"), "smoke"))
+
+
+def read_study(cfg: config.StudyConfig) -> None:
     """What `make look` does; every row that was read is used, or counted."""
-    cfg = config.load(str(folder / "shop.toml"), "smoke")
     raw = data.read(cfg.data)
     frames = data.prepare(cfg, raw)
     data.check_support(frames, cfg.data, raw["n_checked"])

@@ -3,7 +3,7 @@
 import pytest
 
 from eestudy import metrics
-from faults import corruption, inputs, kills, numbers, resources, titles, together
+from faults import corruption, inputs, kills, numbers, official, resources, titles, together
 from faults.outcome import Outcome, keep
 
 SEED = 7
@@ -100,6 +100,12 @@ def test_ctrl_c_in_the_chain(tmp_path):
 
 def test_spoilt_files_are_refused_or_counted(tmp_path):
     assert inputs.files(tmp_path, 40, SEED).is_clean
+
+
+def test_spoilt_official_files_are_refused_or_counted(tmp_path, monkeypatch):
+    rows = official.whole(tmp_path / "whole", monkeypatch)
+    assert set(rows.values()) == {official.USERS * official.PER_USER}, rows
+    assert official.files(tmp_path / "spoilt", 48, SEED, monkeypatch).is_clean
 
 
 def test_odd_values_are_refused_or_made_harmless(tmp_path, monkeypatch):

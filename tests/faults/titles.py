@@ -41,7 +41,7 @@ GALLERY = (
     "e\u0301" * 60, "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 10, "a" * 5000, "\ufdfa" * 40, "\u0e01\u0e33" * 30,
     "\x85next\u2028line\u2029para", "NULL", "nan", "-inf", "None", "True", "1e999", "0x41",
 )  # fmt: skip
-UNSAFE_HTML = re.compile(r"<(script|img src=x|iframe|svg/|/td></table)", re.IGNORECASE)  # pages draw an <svg> of their own
+UNSAFE_HTML = re.compile(r"<(script|img src=x|iframe|svg/|/td></table)", re.IGNORECASE)  # pages have an <svg>
 UNSAFE_MARKDOWN = re.compile(r"(?<!\\)\[click|^# Heading|(?<!\\)<(script|img|iframe)", re.MULTILINE)
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 OWN_SCRIPT = f"<script>{(artifacts.ROOT / 'eestudy/site/static/explorer.js').read_text()}</script>"
