@@ -71,7 +71,7 @@ QUICK = .venv-quickstart
 endif
 QUICK_PY = $(if $(QUICK),$(QUICK)/bin/python,$(PY))
 
-.PHONY: help env quickenv assets refresh look own reproduce report quickstart quicklab exercises bench retrievers probes ablations scale llama check test unit \
+.PHONY: help env quickenv assets refresh look own tour reproduce report quickstart quicklab exercises bench retrievers probes ablations scale llama check test unit \
 	torture lint lock licences audit lab deviation reference clean smoke-ml-100k smoke-study smoke-no_stars smoke-quickstart
 .NOTPARALLEL:
 .PRECIOUS: $(COPIES) $(FINGERPRINTS)
@@ -105,6 +105,9 @@ look: env assets ## read and check a dataset, say what stands; nothing is traine
 own: env assets ## notebook 10: what your own data and model can support, before anything is trained
 	@$(PY) -m eestudy.execution 10_your_own_data \
 	  --dataset $(if $(filter ml-100k,$(DATASET)),examples/study.toml,$(DATASET)) --profile $(PROFILE) --seed $(SEED)
+
+tour: own ## make the executed notebook 10 the committed one
+	@$(PY) -m eestudy.report tour --dataset examples/study.toml --profile $(PROFILE) --seed $(SEED)
 
 reproduce: env assets refresh $(COPIES) $(RUN)/summary.txt ## run every notebook that is not up to date, then say what was found
 	@cat $(RUN)/summary.txt

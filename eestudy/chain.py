@@ -127,6 +127,7 @@ STEPS = {
 }
 # Notebooks beside the chain: nothing depends on them, they write nothing, and they are run when they are asked for.
 BESIDE = ("10_your_own_data",)
+TOUR = "tour"  # where their executed copies lie, among the references
 PROJECT = Project(artifacts.ROOT / "notebooks", artifacts.ROOT / "eestudy", STEPS)
 
 

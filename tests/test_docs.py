@@ -9,7 +9,8 @@ import tomllib
 import pytest
 
 from eestudy import assets, config
-from eestudy.artifacts import ROOT
+from eestudy.artifacts import ROOT, reference_dir
+from eestudy.chain import BESIDE, TOUR
 
 README = ROOT / "README.md"
 REFERENCE = ROOT / "results" / "reference" / "ml-100k" / "laptop" / "metrics.json"
@@ -164,3 +165,12 @@ def test_local_links_lead_somewhere(name):
         goal = path.parent / link if link else path
         assert goal.exists(), link
         assert not place or place in {anchor(one) for one in re.findall(r"^#+ (.*)$", prose(goal), re.M)}, place
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_the_committed_tour_is_of_todays_notebook(name):
+    """Elsewhere than in references, whose numbers take hours, `make tour` renews it in seconds."""
+    kept, source = (json.loads((folder / f"{name}.ipynb").read_text())["cells"]
+                    for folder in (reference_dir() / TOUR, ROOT / "notebooks"))
+    kept = {cell["id"]: "".join(cell["source"]) for cell in kept}
+    assert {cell["id"]: "".join(cell["source"]) for cell in source}.items() <= kept.items(), "run: make tour"

@@ -1,4 +1,4 @@
-"""`python -m eestudy.report check | reference | summary | readme | deviation`."""
+"""`python -m eestudy.report check | reference | tour | summary | readme | deviation`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def write_readme(run: artifacts.Run) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 1 on a failed check."""
     parser = argparse.ArgumentParser(prog="python -m eestudy.report", description=__doc__)
-    parser.add_argument("command", choices=("check", "reference", "summary", "readme", "deviation"))
+    parser.add_argument("command", choices=("check", "reference", "tour", "summary", "readme", "deviation"))
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--seed", type=int, default=0)
@@ -80,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"reference written to {reference.make(run, cfg)}", *lost, sep="\nnote: ")
             if run.profile == README_RUN[1]:
                 write_readme(artifacts.Run(run.root, *README_RUN, run.seed))
+        elif given.command == "tour":
+            print("kept:", *reference.keep_tour(run))
         elif given.command == "summary":
             print(summary(artifacts.read_json(run, "metrics.json")))
         else:  # the README shows the committed reference, not a run

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from eestudy import artifacts
+from eestudy.chain import BESIDE, TOUR
 from eestudy.config import StudyConfig
 from eestudy.report.comparison import compare
 from eestudy.report.headline import source_hash
@@ -143,10 +144,32 @@ def _copy_notebooks(run: artifacts.Run, target: Path, n_titles: int) -> None:
     for path in sorted(run.root.glob("notebooks/[0-9]*.ipynb")):
         notebook = json.loads(path.read_text())
         n_titles = limit_titles(notebook, titles, n_titles)
-        for part in (notebook, *notebook["cells"]):
-            part.get("metadata", {}).pop("papermill", None)
-        text = scrub(json.dumps(notebook, indent=1, ensure_ascii=False), run)
-        artifacts.write_atomic(target / "notebooks" / path.name, (text + "\n").encode())
+        artifacts.write_atomic(target / "notebooks" / path.name, _kept_notebook(notebook, run))
+
+
+def _kept_notebook(notebook: dict, run: artifacts.Run) -> bytes:
+    """An executed notebook without what belongs to this machine: when it ran, and the names of its folders."""
+    for part in (notebook, *notebook["cells"]):
+        part.get("metadata", {}).pop("papermill", None)
+    return (scrub(json.dumps(notebook, indent=1, ensure_ascii=False), run) + "\n").encode()
+
+
+def keep_tour(run: artifacts.Run, base: Path = BASE) -> list[Path]:
+    """Commit the executed notebooks that stand beside the chain, made of the example's own data.
+
+    Args:
+        run: of `examples/study.toml`, after `make own`.
+        base: where references lie.
+
+    Raises:
+        ArtifactError: one was not executed.
+    """
+    kept = []
+    for name in BESIDE:
+        notebook = json.loads(artifacts.read_bytes(run, f"notebooks/{name}.ipynb"))
+        kept.append(base / TOUR / f"{name}.ipynb")
+        artifacts.write_atomic(kept[-1], _kept_notebook(notebook, run))
+    return kept
 
 
 def _fill(run: artifacts.Run, cfg: StudyConfig, target: Path) -> None:

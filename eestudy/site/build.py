@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from eestudy import artifacts, replay, report
+from eestudy.chain import TOUR
 from eestudy.report.datasets import dataset_blocks
 from eestudy.report.headline import HASHES
 from eestudy.report.narrative import report_blocks
@@ -78,7 +79,8 @@ class Site:
 
 def _notebook_pages(site: Site, run: artifacts.Run) -> list[dict]:
     entries = []
-    for path in sorted(run.root.glob("notebooks/[0-9]*.ipynb")):
+    tour = artifacts.reference_dir() / TOUR
+    for path in (*sorted(run.root.glob("notebooks/[0-9]*.ipynb")), *sorted(tour.glob("*.ipynb"))):
         title, body = notebooks.render(path)
         site.page(f"notebooks/{path.stem}.html", "notebook.html", title, body=Markup(body))  # noqa: S704 made safe
         entries.append({"link": f"notebooks/{path.stem}.html", "text": title})
