@@ -75,8 +75,8 @@ def contender_table(race: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns contender, latency_ms_p50, _p95, _p99, alone_rps (one request after the other), throughput_rps,
-        candidates_per_s (both of the faster of one by one and all at once), gflop_per_s (weight products of single
-        requests per second; NaN where they were not counted).
+        candidates_per_s with _lo and _hi (the slowest and the fastest repeat; these of the faster of one by one and all
+        at once), gflop_per_s (weight products of single requests per second; NaN where they were not counted).
     """
     lines = []
     for name, part in race.groupby("contender", sort=False):
@@ -87,7 +87,8 @@ def contender_table(race: pd.DataFrame) -> pd.DataFrame:
             "contender": name, **{f"latency_ms_p{q}": np.percentile(ms, q) for q in (50, 95, 99)},
             "alone_rps": n_requests / np.median(one_by_one(part)),
             "throughput_rps": n_requests / np.median(per_pass),
-            "candidates_per_s": together["n_candidates"].iloc[0] / np.median(per_pass),
+            **{f"candidates_per_s{end}": together["n_candidates"].iloc[0] / which(per_pass)
+               for end, which in (("", np.median), ("_lo", np.max), ("_hi", np.min))},
             "gflop_per_s": (alone["gflop"].groupby(alone["request"]).first().sum(skipna=False)
                             / alone.groupby("request")["seconds"].median().sum()),
         })  # fmt: skip
