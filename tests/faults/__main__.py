@@ -42,13 +42,14 @@ def _resources(folder: Path, seed: int, share: float) -> list[Outcome]:
         print("No small file system may be mounted here: disk full and read-only folders are not tried.")
         return found
     (folder / "mount").mkdir()
-    return [*found, resources.full_disk(folder / "mount", round(20 * share), seed),
+    return [*found, resources.full_disk_in_the_chain(folder / "chain", round(3 * share), seed),
+            resources.full_disk(folder / "mount", round(20 * share), seed),
             resources.read_only(folder / "mount", round(10 * share), seed)]  # fmt: skip
 
 
 def _together(folder: Path, seed: int, share: float) -> list[Outcome]:
-    return [together.same_folder(folder / "same", round(20 * share), seed),
-            together.other_folders(folder / "other", round(5 * share), seed)]  # fmt: skip
+    return [together.same_folder(folder / "same", round(19 * share), seed, n_real=1),
+            together.other_folders(folder / "other", round(4 * share), seed, n_real=1)]  # fmt: skip
 
 
 def _inputs(folder: Path, seed: int, share: float) -> list[Outcome]:

@@ -14,7 +14,7 @@ import stand_in
 
 from eestudy import artifacts
 from eestudy.artifacts import ArtifactError, Run
-from faults.kills import Download, make_download
+from faults.kills import Download, make_download, smoke_chain
 from faults.outcome import Outcome
 
 RUN = ("ml-100k", "smoke", 0)
@@ -109,6 +109,42 @@ def full_disk(folder: Path, n_cases: int, seed: int) -> Outcome:
         ended = _in_mount(folder, "", FILL, str(seed + case))
         outcome.count(ended, ended, case)
     return outcome
+
+
+FULL_CHAIN = """
+mount -t tmpfs -o size="$2"m tmpfs "$1" || exit 9
+kept=$3 run=$1
+shift 3
+"$@" >"$kept/first.txt" 2>&1 && exit 8
+find "$run" -name '*.tmp' >"$kept/left.txt"
+mount -o remount,size=900m tmpfs "$run" && "$@" >"$kept/second.txt" 2>&1
+ended=$?
+cp -a "$run" "$kept/run"
+exit "$ended"
+"""
+
+
+def full_disk_in_the_chain(folder: Path, n_cases: int, seed: int) -> Outcome:
+    """`make reproduce` on a disk that becomes full somewhere on the way, and once more when there is room."""
+    outcome, rng = Outcome("disk full in the chain", seed), random.Random(seed)  # noqa: S311
+    undisturbed = smoke_chain(folder / "undisturbed")
+    assert undisturbed.finish()[0] == 0
+    wanted, size = undisturbed.result(undisturbed.folder), _megabytes(folder / "undisturbed" / "run")
+    for case in range(n_cases):
+        mounted, kept = folder / f"mounted-{case}", folder / f"kept-{case}"
+        mounted.mkdir(), kept.mkdir()
+        made, room = smoke_chain(mounted), rng.randrange(1, max(2, int(0.8 * size)))
+        done = subprocess.run([*MOUNTED, FULL_CHAIN, "sh", str(mounted), str(room), str(kept), *made.command],  # noqa: S603
+                              cwd=artifacts.ROOT, env=made.environment)
+        said = (kept / "first.txt").read_text()
+        clear = "cannot be written" in said and "Free space" in said and "Traceback" not in said
+        right = done.returncode == 0 and made.result(stand_in.run_folder(kept / "run" / "run")) == wanted
+        outcome.count(clear and not (kept / "left.txt").read_text(), right, (room, done.returncode, said[-1500:]))
+    return outcome
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
 
 
 READ_ONLY = """

@@ -16,7 +16,7 @@ import stand_in
 
 from eestudy import holder
 from eestudy.commands import GO_ON, INTERRUPTED
-from faults.kills import Chain, hear_ctrl_c, stand_in_chain
+from faults.kills import Chain, hear_ctrl_c, smoke_chain, stand_in_chain
 from faults.outcome import Outcome
 
 SECONDS_TO_END = 5
@@ -45,11 +45,19 @@ def _ends_well(process: subprocess.Popen) -> tuple[int, str]:
     return process.returncode, output
 
 
-def same_folder(folder: Path, n_cases: int, seed: int) -> Outcome:
-    """A second `make` is told who works there; after a kill the holder is dead, and the next one works."""
+def same_folder(folder: Path, n_cases: int, seed: int, n_real: int = 0) -> Outcome:
+    """A second `make` is told who works there; after a kill the holder is dead, and the next one works.
+
+    Args:
+        folder: for the runs.
+        n_cases: with stand-ins for notebooks.
+        seed: of the moments.
+        n_real: cases more, with the study itself, profile smoke.
+    """
     outcome, rng = Outcome("two in one run folder", seed), random.Random(seed)  # noqa: S311
-    for case in range(n_cases):
-        made = stand_in_chain(folder / str(case), seconds_each=0.2)
+    for case in range(n_cases + n_real):
+        made = (stand_in_chain(folder / str(case), seconds_each=0.2) if case < n_cases else
+                smoke_chain(folder / str(case)))  # fmt: skip
         first = made.start()
         _wait_for(made.folder / holder.RECORD, first)
         time.sleep(rng.uniform(0, 2))
@@ -62,11 +70,11 @@ def same_folder(folder: Path, n_cases: int, seed: int) -> Outcome:
     return outcome
 
 
-def other_folders(folder: Path, n_cases: int, seed: int) -> Outcome:
-    """Two runs beside each other do not disturb each other."""
+def other_folders(folder: Path, n_cases: int, seed: int, n_real: int = 0) -> Outcome:
+    """Two runs beside each other do not disturb each other; arguments as of `same_folder`."""
     outcome = Outcome("two run folders", seed)
-    for case in range(n_cases):
-        pair = [stand_in_chain(folder / f"{case}-{k}") for k in (0, 1)]
+    for case in range(n_cases + n_real):
+        pair = [(stand_in_chain if case < n_cases else smoke_chain)(folder / f"{case}-{k}") for k in (0, 1)]
         ended = [_ends_well(process) for process in [made.start() for made in pair]]
         results = [made.result(made.folder) for made in pair if ended[0][0] == ended[1][0] == 0]
         outcome.count(len(results) == 2, len(results) == 2 and results[0] == results[1], ended)
