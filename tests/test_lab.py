@@ -198,13 +198,14 @@ def students(tmp_path_factory):
     return folder / "exercises"
 
 
-@pytest.mark.parametrize("name", ["00_start_here", "06_exit_policies"])
+@pytest.mark.parametrize("name", ["00_start_here", "06_exit_policies", "08_tradeoff", "09_report", "10_your_own_data"])
 def test_a_student_comes_to_the_first_blank_and_is_told_to_fill_it(students, name, monkeypatch):
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    for variable, value in {**execution.ENVIRONMENT, "RUN_DIR": str(students.parent), "DATASET": "ml-100k",
+    for variable, value in {**execution.ENVIRONMENT, "RUN_DIR": str(students.parent),
+                            "DATASET": "examples/study.toml" if name.startswith("10") else "ml-100k",
                             "PROFILE": "laptop", "SEED": "0", "PYTHONPATH": str(artifacts.ROOT)}.items():
         monkeypatch.setenv(variable, value)
     notebook = nbformat.read(students / f"{name}.ipynb", 4)
