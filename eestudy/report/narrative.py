@@ -152,13 +152,15 @@ def findings(metrics: dict) -> list[str]:
     model = metrics.get("choices", {}).get("evidence_model", "evidence model").replace("_", " ")
     evidence = f"the simple model on the prompt's own numbers ({model})"
     llm, early, static = "the LLM at full depth", "early exit", "the static exit at the same cost"
+    base = values.get("auc_item_plus_user_mean")  # near chance where nobody gives stars
+    means = "item mean + user mean" + (f" (AUC {number(base['value'])})" if base else "")
     return [
         f"The LLM at full depth with evidence: AUC {with_interval(values.get('auc_full_depth_retrieval'))}, "
         f"GAUC (within users) {with_interval(values.get('gauc_full_depth_retrieval'))}.",
         verdict(values.get("auc_retrieval_gain"), "full depth with evidence", "full depth without"),
         *_trained_apart(values),
-        verdict(values.get("auc_llm_minus_item_plus_user_mean"), llm, "item mean + user mean"),
-        verdict(values.get("gauc_llm_minus_item_plus_user_mean"), llm, "item mean + user mean", "GAUC"),
+        verdict(values.get("auc_llm_minus_item_plus_user_mean"), llm, means),
+        verdict(values.get("gauc_llm_minus_item_plus_user_mean"), llm, means, "GAUC"),
         verdict(values.get("auc_llm_minus_evidence_model"), llm, evidence),
         verdict(values.get("gauc_llm_minus_evidence_model"), llm, evidence, "GAUC"),
         verdict(values.get("auc_stacked_minus_evidence_model"), "LLM and simple model stacked", evidence),
