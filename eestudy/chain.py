@@ -109,7 +109,7 @@ STEPS = {
                "evidence_model_scores.parquet", "click_model_scores.parquet", "click_models.csv", "policies.csv",
                "exit_decisions.parquet", "selected_policy.json", "latency.csv", "metrics_07.json"),
         writes=("tradeoff.csv", "depth_curves.csv", "classic_gains.csv", "choices.json", "metrics_08.json", *FIGURES),
-        settings=("data", "backbone", "heads", "policy", "latency", "report"),
+        settings=("data", "backbone", "heads", "policy", "latency", "report", "ablation.n_label_rows"),
         files=("results/published.csv", *ABLATIONS, f"{REFERENCE}/{artifacts.PROBES}"),
         optional=(*artifacts.ABLATIONS, artifacts.PROBES),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,12 @@ def merge_metrics(parts: dict[str, list[dict]]) -> list[dict]:
     return list(merged.values())
 
 
+def is_replayed(run: artifacts.Run) -> bool:
+    """Whether a run was made from a reference: it holds what that says, and no prompts, which no reference keeps."""
+    return all(map(partial(artifacts.artifact_hash, run), (TOLD, HASHES))) and not artifacts.artifact_hash(
+        run, "prompts.parquet")
+
+
 def read_parts(run: artifacts.Run, notebooks: Iterable[str] = NOTEBOOKS) -> dict[str, list[dict]]:
     """The `metrics_NN.json` that the run holds; a notebook without one is left out.
 
@@ -160,7 +167,7 @@ def read_parts(run: artifacts.Run, notebooks: Iterable[str] = NOTEBOOKS) -> dict
     names = {number: f"metrics_{number}.json" for number in notebooks}
     parts = {number: artifacts.read_json(run, name) for number, name in names.items()
              if artifacts.artifact_hash(run, name)}  # fmt: skip
-    if parts.get(NOTEBOOKS[0]) == [] and artifacts.artifact_hash(run, TOLD):  # the first notebook was not run here
+    if is_replayed(run):
         anew = {(item["name"], item["split"]) for part in parts.values() for item in part}
         parts["reference"] = [item for item in artifacts.read_json(run, TOLD)
                               if (item["name"], item["split"]) not in anew]  # fmt: skip
@@ -215,7 +222,7 @@ def input_hashes(run: artifacts.Run) -> dict:
         data, split (same for every seed), sampling (depends on the seed), assets (name -> sha256). A run made from a
         reference has no data: its hashes are the reference's.
     """
-    if artifacts.artifact_hash(run, HASHES):
+    if is_replayed(run):
         return artifacts.read_json(run, HASHES)
     split = artifacts.read_table(run, "split.parquet")
     data = artifacts.read_table(run, "interactions.parquet")

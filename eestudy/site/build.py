@@ -15,7 +15,7 @@ from markupsafe import Markup
 from eestudy import artifacts, replay, report
 from eestudy.chain import TOUR
 from eestudy.report.datasets import dataset_blocks
-from eestudy.report.headline import HASHES
+from eestudy.report.headline import is_replayed
 from eestudy.report.narrative import report_blocks
 from eestudy.report.page import plain_text, to_html
 from eestudy.site import front, notebooks, walks
@@ -169,9 +169,8 @@ def build(run: artifacts.Run, folder: Path, base: Path | None = None) -> Path:
                 for name in {*replay.references(run.profile, base), mine}}  # fmt: skip
         sources = {name: "the committed reference" for name in runs}
         if is_finished(run):
-            again = artifacts.artifact_hash(run, HASHES)
             runs[mine] = run
-            sources[mine] = "the committed reference" if again else f"a run on this machine, seed {run.seed}"
+            sources[mine] = "the committed reference" if is_replayed(run) else f"a run on this machine, seed {run.seed}"
         made = {name: one if one is run else replay.rebuild(one, base) for name, one in sorted(runs.items())}
         studies = [clean_examples(study(one, sources[name])) for name, one in made.items()]
         fresh = Site(Path(scratch) / "site")
