@@ -250,7 +250,10 @@ def test_service_times_are_fitted():
     assert np.allclose([model.fixed_s, model.token_layer_s], [0.02, 0.001])
     assert np.allclose(load.service_seconds(model, work), 0.02 + 0.001 * work)
     through_zero = load.fit_service(work, 0.001 * work - 0.05)
-    assert through_zero.fixed_s == 0 and through_zero.token_layer_s > 0
+    assert through_zero.fixed_s == 0 and through_zero.token_layer_s == pytest.approx(
+        work @ (0.001 * work - 0.05) / (work @ work))
+    noise = load.fit_service(work, 0.9 - 0.001 * work)  # more work in less time
+    assert noise.token_layer_s == 0 and noise.fixed_s == pytest.approx((0.9 - 0.001 * work).mean())
 
 
 @pytest.mark.parametrize(("call", "message"), [

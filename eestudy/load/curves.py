@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import nnls
 
 from eestudy.load.queues import check, poisson_arrivals
 
@@ -22,13 +23,13 @@ class ServiceModel:
 
 
 def fit_service(token_layers, seconds) -> ServiceModel:
-    """Least squares of measured seconds [n] on token-layers [n], the fixed part not below 0."""
+    """Least squares of measured seconds [n] on token-layers [n], neither part below 0: of few requests noise can say
+    that more work takes less time, and no server may plan with that."""
     work, seconds = np.asarray(token_layers, dtype=np.float64), np.asarray(seconds, dtype=np.float64)
     check(len(np.unique(work)) > 1, "token-layers are all equal; time requests of different sizes or thresholds")
-    slope, fixed = np.polyfit(work, seconds, 1)
-    if fixed < 0:
-        slope, fixed = work @ seconds / (work @ work), 0.0
-    return ServiceModel(float(fixed), float(slope))
+    scale = work.max()
+    fixed, slope = nnls(np.column_stack([np.ones_like(work), work / scale]), seconds)[0]
+    return ServiceModel(float(fixed), float(slope / scale))
 
 
 def service_seconds(model: ServiceModel, token_layers) -> np.ndarray:
