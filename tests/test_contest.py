@@ -252,7 +252,7 @@ def test_the_strongest_truncated_rival_is_the_one_to_beat(fastest):
 
 
 def test_the_best_quantisation_of_llama_that_races_counts_and_only_at_full_depth():
-    assert results.fastest_whole(made_race(), contest.LLAMA) == contest.LLAMA
+    assert results.fastest_llama(made_race()) == contest.LLAMA
 
 
 @pytest.mark.parametrize(("sizes", "wanted"), [((1, 16, 50), 16), ((1, 4), 4), ((8, 50), 8)])

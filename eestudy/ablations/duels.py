@@ -102,7 +102,7 @@ def same_latency(
     if milliseconds is None or not np.isfinite(factor):
         return None
     each = [duel for seed in SEEDS if (duel := _duel(results, cfg, seed, milliseconds, factor, kind))]
-    each = [duel for duel in each if analysis.state_of([duel["found"]]) == "finished"] or each
+    each = [duel for duel in each if all(one.current for one in duel["found"])] or each
     if not each:
         return None
     noise = analysis.training_noise(all_rows(cfg), results)

@@ -191,10 +191,10 @@ def best_of_ours(race: pd.DataFrame, on_validation: pd.DataFrame, max_auc_loss: 
     return rate.loc[list(holds)].idxmax()
 
 
-def fastest_whole(race: pd.DataFrame, start: str) -> str:
-    """The fastest contender whose name begins with `start` and that runs the whole model."""
+def fastest_llama(race: pd.DataFrame) -> str:
+    """The fastest form of llama.cpp that runs the whole model."""
     table = contender_table(race)
-    wanted = table["contender"].str.startswith(start) & ~table["contender"].str.contains(TRUNCATED)
+    wanted = table["contender"].str.startswith(LLAMA) & ~table["contender"].str.contains(TRUNCATED)
     return table.loc[table[wanted]["alone_rps"].idxmax(), "contender"]
 
 
@@ -221,7 +221,7 @@ def headline_ratios(race: pd.DataFrame, best: str) -> dict[str, dict]:
         "early_exit_vs_own_truncation": (EARLY_EXIT, OURS_TRUNCATED),
     }  # fmt: skip
     if race["contender"].str.startswith(LLAMA).any():
-        pairs["best_vs_llama_cpp"] = (best, fastest_whole(race, LLAMA))
+        pairs["best_vs_llama_cpp"] = (best, fastest_llama(race))
     return {f"throughput_ratio_{name}": ratio(race, *pair) for name, pair in pairs.items()}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -155,8 +154,8 @@ def merge_metrics(parts: dict[str, list[dict]]) -> list[dict]:
 
 def is_replayed(run: artifacts.Run) -> bool:
     """Whether a run was made from a reference: it holds what that says, and no prompts, which no reference keeps."""
-    return all(map(partial(artifacts.artifact_hash, run), (TOLD, HASHES))) and not artifacts.artifact_hash(
-        run, "prompts.parquet")
+    told = all(artifacts.artifact_hash(run, name) for name in (TOLD, HASHES))
+    return told and not artifacts.artifact_hash(run, "prompts.parquet")
 
 
 def read_parts(run: artifacts.Run, notebooks: Iterable[str] = NOTEBOOKS) -> dict[str, list[dict]]:
