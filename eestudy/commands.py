@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from eestudy.untrusted import terminal_text
 INTERRUPTED = 130  # the shells' status after Ctrl-C
 GO_ON = "Stopped. What is finished is kept: give the same command again and it goes on from there."
 MORE_MEMORY = "not enough memory. Close other programs, or choose a smaller profile (PROFILE=smoke is the smallest)"
+LACKS_MEMORY = re.compile(  # how Python, torch, duckdb, C++ and the system's loader say it
+    "MemoryError|out of ?memory|not enough memory|can(no|')t allocate memory|bad_alloc|failed to map segment",
+    re.IGNORECASE,
+)
 
 
 def end_at_once(*_) -> NoReturn:

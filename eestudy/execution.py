@@ -26,7 +26,7 @@ import psutil
 
 from eestudy import artifacts, assets, pipeline
 from eestudy.chain import BESIDE, PROJECT, Project
-from eestudy.commands import MORE_MEMORY, end_at_once, ends_plainly
+from eestudy.commands import LACKS_MEMORY, MORE_MEMORY, end_at_once, ends_plainly
 from eestudy.holder import HeldError, hold
 from eestudy.untrusted import Terminal, terminal_text
 
@@ -141,8 +141,9 @@ def _describe(error: Exception) -> str:
     if not hasattr(error, "ename"):
         return f"{type(error).__name__}: {error}"
     plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).splitlines()
-    last = f"{error.ename}: {error.evalue}".strip()
-    return "\n".join([*plain[-TRACEBACK_LINES:], "", f"cell {error.cell_index}: {last}"])
+    last = f"cell {error.cell_index}: {error.ename}: {error.evalue}".strip()
+    remedy = [f"There is {MORE_MEMORY}."] if LACKS_MEMORY.search("\n".join([*plain, last])) else []
+    return "\n".join([*plain[-TRACEBACK_LINES:], "", last, *remedy])
 
 
 def run_papermill(name: str, run: artifacts.Run, project: Project, output: Path | None):

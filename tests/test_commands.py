@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
+from eestudy import execution
 from eestudy.artifacts import ROOT
-from eestudy.commands import GO_ON, INTERRUPTED, ends_plainly, hear_ctrl_c_from_the_start
+from eestudy.commands import GO_ON, INTERRUPTED, MORE_MEMORY, ends_plainly, hear_ctrl_c_from_the_start
 
 SWALLOWS = """
 import os, signal
@@ -65,3 +67,17 @@ def test_what_ignores_ctrl_c_goes_on_ignoring_it():
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("said", ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+                                  "Out of Memory Error: Allocation failure", "std::bad_alloc",
+                                  "unable to mmap 90868376 bytes from file <m.safetensors>: Cannot allocate memory (12)",
+                                  "libtorch_cpu.so: failed to map segment from shared object"])  # fmt: skip
+def test_a_notebook_that_lacks_memory_says_what_to_do(said):
+    lines = execution._describe(PapermillExecutionError(3, 1, "", "SomeError", said, ["in the cell"])).splitlines()
+    assert lines[-2:] == [f"cell 3: SomeError: {said}", f"There is {MORE_MEMORY}."]
+
+
+def test_what_a_notebook_raises_otherwise_is_the_last_line():
+    lines = execution._describe(PapermillExecutionError(3, 1, "", "ValueError", "row 3 is wrong", [])).splitlines()
+    assert lines[-1] == "cell 3: ValueError: row 3 is wrong"

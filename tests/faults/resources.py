@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import stand_in
 
 from eestudy import artifacts
 from eestudy.artifacts import ArtifactError, Run
+from eestudy.commands import MORE_MEMORY
 from faults.kills import Download, make_download, smoke_chain
 from faults.outcome import Outcome
 
@@ -240,4 +242,24 @@ def little_memory(n_cases: int, seed: int) -> Outcome:
         said = (done.stderr.strip().splitlines() or [""])[-1]
         is_clear = done.returncode == 0 or said.startswith("error: ") and "memory" in said
         outcome.count(is_clear, None, (case, megabytes, done.returncode, done.stderr[-800:]))
+    return outcome
+
+
+def little_memory_in_the_chain(folder: Path, n_cases: int, seed: int) -> Outcome:
+    """`make reproduce` with too few megabytes for one of its notebooks or another, and once more with all there are.
+
+    Python and its libraries take about 700 MB of addresses before a line of the study runs.
+    """
+    outcome, rng = Outcome("too little memory in the chain", seed), random.Random(seed)  # noqa: S311
+    made = smoke_chain(folder / "run")
+    assert made.finish()[0] == 0
+    wanted = made.result(made.folder)
+    for case in range(n_cases):
+        kilobytes = 1000 * rng.randrange(1000, 3500)
+        shutil.rmtree(made.folder)
+        little = subprocess.run(["sh", "-c", 'ulimit -v "$1"; shift; exec "$@"', "sh", str(kilobytes), *made.command],  # noqa: S603, S607
+                                cwd=artifacts.ROOT, env=made.environment, capture_output=True, text=True)
+        is_clear = little.returncode == 0 or MORE_MEMORY in little.stderr
+        right = made.finish()[0] == 0 and made.result(made.folder) == wanted and not made.leftovers()
+        outcome.count(is_clear, right, (case, kilobytes, little.returncode, little.stderr[-800:]))
     return outcome
