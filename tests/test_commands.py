@@ -71,7 +71,7 @@ def test_what_ignores_ctrl_c_goes_on_ignoring_it():
 
 @pytest.mark.parametrize("said", ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
                                   "Out of Memory Error: Allocation failure", "std::bad_alloc",
-                                  "unable to mmap 90868376 bytes from file <m.safetensors>: Cannot allocate memory (12)",
+                                  "unable to mmap 9086 bytes from file <m.safetensors>: Cannot allocate memory (12)",
                                   "libtorch_cpu.so: failed to map segment from shared object"])  # fmt: skip
 def test_a_notebook_that_lacks_memory_says_what_to_do(said):
     lines = execution._describe(PapermillExecutionError(3, 1, "", "SomeError", said, ["in the cell"])).splitlines()
