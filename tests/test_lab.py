@@ -20,6 +20,7 @@ from eestudy.chain import PROJECT, STEPS
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 THERE = BROWSER and importlib.util.find_spec("jupyterlab") and importlib.util.find_spec("playwright")
+SMOKE = artifacts.ROOT / ".smoke/smoke-ml-100k/ml-100k/smoke/seed-0"  # of `make test`
 FIRST = list(STEPS)[:4]  # 00 to 03
 BARS = ("02_baselines", "03_graph_retriever")  # there is something to wait for
 # Written without floating-point sums, whose order depends on the number of threads: the same bytes by whomever
@@ -154,7 +155,7 @@ def runs_as_by_make(tab, served, name: str):
     printed = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stdout")
     assert ("100%|" in printed) == (name in BARS)
     assert "[progress]" not in printed
-    made = artifacts.Run(artifacts.ROOT / ".smoke/smoke-ml-100k/ml-100k/smoke/seed-0", "ml-100k", "smoke", 0)
+    made = artifacts.Run(SMOKE, "ml-100k", "smoke", 0)
     if is_current(made, name):  # `make test` has just made it
         exact = [file for file in STEPS[name].writes if file in EXACT]
         assert [artifacts.artifact_hash(run, file) for file in exact] == [
@@ -184,7 +185,10 @@ def test_an_unknown_profile_is_refused_before_anything_is_served(monkeypatch):
         lab.main(["--profile", "labtop"])
 
 
-# The notebooks that students get, on a committed reference: these need no data and no weights.
+# The notebooks that students get: some on a committed reference, which need no data and no weights; the others on the
+# run of `make test`.
+
+ON_A_REFERENCE = ("00_start_here", "06_exit_policies", "08_tradeoff", "09_report", "10_your_own_data")
 
 
 @pytest.fixture(scope="module")
@@ -198,21 +202,38 @@ def students(tmp_path_factory):
     return folder / "exercises"
 
 
-@pytest.mark.parametrize("name", ["00_start_here", "06_exit_policies", "08_tradeoff", "09_report", "10_your_own_data"])
-def test_a_student_comes_to_the_first_blank_and_is_told_to_fill_it(students, name, monkeypatch):
+def comes_to_the_first_blank(students: Path, name: str, **environment: str) -> None:
+    """Run a student's notebook: it stops at the first check, which says what to do."""
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    for variable, value in {**execution.ENVIRONMENT, "RUN_DIR": str(students.parent),
-                            "DATASET": "examples/study.toml" if name.startswith("10") else "ml-100k",
-                            "PROFILE": "laptop", "SEED": "0", "PYTHONPATH": str(artifacts.ROOT)}.items():
-        monkeypatch.setenv(variable, value)
-    notebook = nbformat.read(students / f"{name}.ipynb", 4)
-    tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
-    assert ["solution"] not in tags
-    with pytest.raises(CellExecutionError) as stopped:
-        NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(students)}}).execute()
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in {**execution.ENVIRONMENT, "RUN_DIR": str(students.parent), "SEED": "0",
+                                "PYTHONPATH": str(artifacts.ROOT), **environment}.items():
+            patch.setenv(variable, value)
+        notebook = nbformat.read(students / f"{name}.ipynb", 4)
+        tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
+        assert ["solution"] not in tags
+        with pytest.raises(CellExecutionError) as stopped:
+            NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(students)}}).execute()
     assert stopped.value.ename == "AssertionError" and "fill" in stopped.value.evalue
     ended = [place for place, cell in enumerate(notebook.cells) if cell.get("execution_count")]
     assert ended[-1] == tags.index(["check"])
+
+
+@pytest.mark.parametrize("name", ON_A_REFERENCE)
+def test_a_student_comes_to_the_first_blank_and_is_told_to_fill_it(students, name):
+    dataset = "examples/study.toml" if name.startswith("10") else "ml-100k"
+    comes_to_the_first_blank(students, name, DATASET=dataset, PROFILE="laptop")
+
+
+@pytest.mark.parametrize("name", [name for name in STEPS if name not in ON_A_REFERENCE])
+def test_a_student_of_a_whole_run_comes_to_the_first_blank(students, name):
+    made = artifacts.Run(SMOKE, "ml-100k", "smoke", 0)
+    if not is_current(made, name):
+        pytest.skip("`make test` makes the run that this notebook needs")
+    run = students.parent / "ml-100k" / "smoke" / "seed-0"
+    if not run.exists():
+        shutil.copytree(SMOKE, run)
+    comes_to_the_first_blank(students, name, DATASET="ml-100k", PROFILE="smoke")
