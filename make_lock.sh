@@ -45,8 +45,10 @@ compile pyproject.toml --extra quickstart -c requirements.txt >"$work/quickstart
 sed 's/^#cuda //' requirements.lock >"$work/all"
 for platform in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu aarch64-apple-darwin; do
   for version in 3.11.5 3.12 3.13; do
-    MACOSX_DEPLOYMENT_TARGET=14.0 "$PY" -m uv pip install -q --dry-run --no-deps --require-hashes --only-binary :all: \
-      --target "$work/target" --python-platform "$platform" --python-version "$version" -r "$work/all"
+    for lock in "$work/all" requirements-quickstart.lock; do
+      MACOSX_DEPLOYMENT_TARGET=14.0 "$PY" -m uv pip install -q --dry-run --no-deps --require-hashes --only-binary :all: \
+        --target "$work/target" --python-platform "$platform" --python-version "$version" -r "$lock"
+    done
     echo "$platform, Python $version: complete"
   done
 done
