@@ -16,7 +16,7 @@ INTERRUPTED = 130  # the shells' status after Ctrl-C
 GO_ON = "Stopped. What is finished is kept: give the same command again and it goes on from there."
 MORE_MEMORY = "not enough memory. Close other programs, or choose a smaller profile (PROFILE=smoke is the smallest)"
 LACKS_MEMORY = re.compile(  # how Python, torch, duckdb, C++ and the system's loader say it
-    "MemoryError|out of ?memory|not enough memory|can(no|')t allocate memory|bad_alloc|failed to map segment",
+    "MemoryError|out ?of ?memory|not enough memory|can(no|')t allocate memory|bad_alloc|failed to map segment",
     re.IGNORECASE,
 )
 
@@ -52,7 +52,11 @@ def ends_plainly(*errors: type[Exception]) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\n{GO_ON}", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
-    except MemoryError:
-        sys.exit(f"error: {MORE_MEMORY}")
-    except (*errors, OSError) as error:
+    except errors as error:
+        sys.exit(f"error: {terminal_text(str(error))}")
+    except Exception as error:
+        if LACKS_MEMORY.search(f"{type(error).__name__}: {error}"):
+            sys.exit(f"error: {MORE_MEMORY}")
+        if not isinstance(error, OSError):
+            raise
         sys.exit(f"error: {terminal_text(str(error))}")

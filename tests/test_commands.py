@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import duckdb
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
@@ -32,7 +33,13 @@ def test_errors_that_are_expected_become_one_line():
     assert ended(ValueError("row 3"), ValueError) == "error: row 3"
     assert ended(ValueError("a\x1b[2J"), ValueError) == "error: a [2J"
     assert ended(OSError(28, "No space left on device")) == "error: [Errno 28] No space left on device"
-    assert "not enough memory" in ended(MemoryError())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), duckdb.OutOfMemoryException("Failed to allocate block of 2048 bytes"),
+                                   RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+                                   OSError(12, "Cannot allocate memory")])  # fmt: skip
+def test_a_lack_of_memory_is_told_whoever_ran_out_of_it(error):
+    assert ended(error, ValueError) == f"error: {MORE_MEMORY}"
 
 
 def test_errors_that_are_not_expected_stay_errors():
