@@ -135,15 +135,19 @@ def tidy(notebook, run: artifacts.Run, parts: dict):
 
 
 def _describe(error: Exception) -> str:
-    """Traceback's end, then the error itself on the last line, where the reader looks."""
+    """Traceback's end, then the error itself, where the reader looks, then what to do where memory lacks."""
     if type(error).__name__ == "DeadKernelError":
         return f"the notebook's process was ended from outside, as the system does where there is {MORE_MEMORY}"
     if not hasattr(error, "ename"):
         return f"{type(error).__name__}: {error}"
     plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).splitlines()
     last = f"cell {error.cell_index}: {error.ename}: {error.evalue}".strip()
-    remedy = [f"There is {MORE_MEMORY}."] if LACKS_MEMORY.search("\n".join([*plain, last])) else []
-    return "\n".join([*plain[-TRACEBACK_LINES:], "", last, *remedy])
+    remedy = ""
+    if LACKS_MEMORY.search("\n".join([*plain, last])):
+        remedy = f"There is {MORE_MEMORY}."
+    elif not plain:  # the kernel had no room left to write down its own error
+        remedy = f"It could not say why, as happens where there is {MORE_MEMORY}."
+    return "\n".join([*plain[-TRACEBACK_LINES:], "", last, remedy]).rstrip()
 
 
 def run_papermill(name: str, run: artifacts.Run, project: Project, output: Path | None):

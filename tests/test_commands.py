@@ -85,6 +85,12 @@ def test_a_notebook_that_lacks_memory_says_what_to_do(said):
     assert lines[-2:] == [f"cell 3: SomeError: {said}", f"There is {MORE_MEMORY}."]
 
 
+def test_a_notebook_that_had_no_room_for_its_own_error_says_what_to_do():
+    lines = execution._describe(PapermillExecutionError(3, 1, "", "CellExecutionError", "", [])).splitlines()
+    assert lines[-2].startswith("cell 3: CellExecutionError") and lines[-1].endswith(f"{MORE_MEMORY}.")
+
+
 def test_what_a_notebook_raises_otherwise_is_the_last_line():
-    lines = execution._describe(PapermillExecutionError(3, 1, "", "ValueError", "row 3 is wrong", [])).splitlines()
+    error = PapermillExecutionError(3, 1, "", "ValueError", "row 3 is wrong", ["in the cell"])
+    lines = execution._describe(error).splitlines()
     assert lines[-1] == "cell 3: ValueError: row 3 is wrong"
