@@ -20,7 +20,8 @@ from eestudy.chain import STEPS
 from faults.kills import make_download
 from faults.outcome import Outcome
 
-HASHES = re.compile(r"sha256 (is )?[0-9a-f]{64}.*expected \S+", re.DOTALL)  # which may be what is damaged
+# what is expected may be what is damaged: where that is a file's name, no file is found
+HASHES = re.compile(r"sha256 (is )?([0-9a-f]{64}|that of no file).*expected \S+", re.DOTALL)
 REPAIR = re.compile(r"Run: (make|rm)|run: make")
 
 
