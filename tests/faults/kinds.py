@@ -16,8 +16,8 @@ from faults.outcome import Outcome
 
 def _kills(folder: Path, seed: int, share: float) -> list[Outcome]:
     smoke, other = (kills.smoke_chain(folder / name) for name in ("smoke", "other"))
-    killed, finished = (kills.chain("kill in the chain", (smoke, other), round(200 * share), seed),
-                        artifacts.Run(smoke.folder, "ml-100k", "smoke", 0))  # fmt: skip
+    killed = kills.chain("kill in the chain", (smoke, other), round(200 * share), seed)
+    finished = artifacts.Run(smoke.folder, "ml-100k", "smoke", 0)
     return [killed, corruption.finished_run(finished, round(200 * share), seed)]
 
 
