@@ -52,11 +52,9 @@ def ends_plainly(*errors: type[Exception]) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\n{GO_ON}", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
-    except errors as error:
-        sys.exit(f"error: {terminal_text(str(error))}")
     except Exception as error:
-        if LACKS_MEMORY.search(f"{type(error).__name__}: {error}"):
+        if not isinstance(error, errors) and LACKS_MEMORY.search(f"{type(error).__name__}: {error}"):
             sys.exit(f"error: {MORE_MEMORY}")
-        if not isinstance(error, OSError):
+        if not isinstance(error, (*errors, OSError)):
             raise
         sys.exit(f"error: {terminal_text(str(error))}")
