@@ -17,9 +17,11 @@ from eestudy.metrics import LEVEL
 
 MAIN = "main"  # the row that most others are compared with
 MOST_UNEVEN = 0.1  # of the other's steps, before it is said
+CONTROLS = ("random_backbone", "shuffled_titles", "ids", "shuffled_evidence")  # what each takes away, `MAIN` has
 HEADLINE_ROWS = {"retrieval_minus_own_no_retrieval_model": ("only_both", "only_none"),
                  "retrieval_minus_item_mean_prompt": ("only_both", "only_item_mean"),
-                 "similar_users_minus_item_mean_prompt": ("only_similar_users", "only_item_mean")}  # fmt: skip
+                 "similar_users_minus_item_mean_prompt": ("only_similar_users", "only_item_mean"),
+                 **{f"{row}_minus_main": (row, MAIN) for row in CONTROLS}}  # fmt: skip
 LEARNED = {"same labels": "", "same time": "_same_time", "a teacher": "_distilled"}  # truncated rivals, by their ending
 
 
@@ -150,10 +152,12 @@ def duel_sentence(line: Mapping) -> str:
 def headline_entries(found: Ablations | None) -> list[dict]:
     """Headline entries of the table, null where it, or a row of it, is missing or of other code.
 
-    Each difference of AUC, its p adjusted for the number of comparisons, and the AUC of what it is compared with.
+    Each difference of AUC, its p adjusted for the number of comparisons, and the AUC of what it is compared with. Of a
+    pair that is compared with and without evidence, the one with it, which stands first.
     """
-    lines = {} if found is None else {(line["row"], line["compared_with"]): line
-                                      for line in found.comparisons.to_dict("records")}  # fmt: skip
+    lines = {} if found is None else {
+        (line["row"], line["compared_with"]): line
+        for line in found.comparisons.drop_duplicates(["row", "compared_with"]).to_dict("records")}  # fmt: skip
     duels = {} if found is None else found.duels.set_index("learned").to_dict("index")
     named = {name: lines.get(pair) for name, pair in HEADLINE_ROWS.items()}
     named |= {f"dynamic_minus_static_same_latency{ending}": duels.get(learned) for learned, ending in LEARNED.items()}

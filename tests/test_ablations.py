@@ -635,7 +635,8 @@ def test_curves_hold_every_exit_and_show_missing_rows():
 
 
 NAMES = ["auc_retrieval_minus_own_no_retrieval_model", "auc_retrieval_minus_item_mean_prompt",
-         "auc_similar_users_minus_item_mean_prompt",
+         "auc_similar_users_minus_item_mean_prompt", "auc_random_backbone_minus_main", "auc_shuffled_titles_minus_main",
+         "auc_ids_minus_main", "auc_shuffled_evidence_minus_main",
          "auc_dynamic_minus_static_same_latency", "auc_dynamic_minus_static_same_latency_same_time",
          "auc_dynamic_minus_static_same_latency_distilled"]
 
@@ -672,6 +673,19 @@ def test_headline_and_tables_tell_what_was_run():
     assert "(evidence: none; layer 6)" in said[0] and "only_both against only_none" not in said[1]
     assert ablation_results.family_text(told, "evidence") == "".join(f"- {one}\n" for one in said)
     assert "make ablations" in ablation_results.family_text(None, "evidence")
+
+
+def test_a_control_counts_with_its_evidence_in_the_headline():
+    results = {}
+    for row, skill in (("main", 3), ("random_backbone", 1)):
+        scores = made_up((6,), (skill,), 1).scores
+        both = pd.concat([scores, made_up((6,), (0,), 2).scores.assign(mode="none")], ignore_index=True)
+        results[row, 0] = Finished({}, both, True)
+    told = told_of(results)
+    entries = {entry["name"]: entry for entry in ablation_results.headline_entries(told)}
+    wanted = told.comparisons.set_index(["row", "mode"]).loc[("random_backbone", "both"), "value"]
+    assert entries["auc_random_backbone_minus_main"]["value"] == pytest.approx(wanted, abs=1e-6) and wanted < 0
+    assert entries["auc_ids_minus_main"]["value"] is None
 
 
 def test_a_main_row_that_learned_nothing_is_said():

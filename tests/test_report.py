@@ -380,6 +380,22 @@ def test_the_gain_to_quote_is_the_smaller_one():
     assert narrative._trained_apart({"auc_retrieval_gain": item(0.1)}) == []
 
 
+def test_what_the_controls_show_is_one_sentence():
+    def item(value, n=1):
+        return {"value": value, "ci95": [value - 0.01, value + 0.01], "n": n}
+
+    values = {"n_ablation_labels": item(2600)}
+    assert narrative._control_sentences(values) == []
+    for key, value, p in (("random_backbone", 0.02, 0.7), ("ids", -0.01, None), ("shuffled_evidence", -0.2, 0.04)):
+        values |= {f"auc_{key}_minus_main": item(value), f"auc_{key}_minus_main_compared": item(0.744)}
+        values |= {} if p is None else {f"p_adjusted_{key}_minus_main": item(p)}
+    said, = narrative._control_sentences(values)
+    assert "on 2,600 labels each" in said and "(AUC 0.744)" in said and "titles shuffled" not in said
+    assert "language model's +0.020 [+0.010, +0.030], no difference is shown;" in said
+    assert "ids in place of titles -0.010 [-0.020, +0.000], undecided, no model was trained twice;" in said
+    assert said.endswith("evidence shuffled among candidates -0.200 [-0.210, -0.190], lower.")
+
+
 def test_gains_by_frequency_equal_a_loop(with_classic):
     run, judged, _, _ = with_classic
     frame, split = (artifacts.read_table(run, f"{name}.parquet") for name in ("interactions", "split"))

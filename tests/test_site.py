@@ -13,6 +13,8 @@ import pytest
 
 from eestudy import artifacts, config, exit_policies, metrics, quickstart, replay, report
 from eestudy.chain import BESIDE
+from eestudy.report import narrative
+from eestudy.report.reference import OPTIONAL
 from eestudy.site import build, explorer, front, notebooks, walks
 from eestudy.site.build import Site, clean_examples, data_url, script
 
@@ -110,6 +112,17 @@ def test_what_a_notebook_says_anew_counts_and_not_what_the_reference_says(refere
     assert told["headline"]["auc_early_exit"]["value"] == 0.3 and len(names) == len(set(names))
     states = report.compare(reference, told, {}).set_index("name")["state"]
     assert states["auc_early_exit"] == "fail"
+
+
+def test_a_report_told_from_a_reference_still_counts_the_rows_not_used(references, tmp_path):
+    shutil.copytree(references / "ml-100k", tmp_path / "references" / "ml-100k")
+    kept = {"quarantine.json": [{"reason": "no such user", "n_rows": 7, "file": "ratings.csv"}], "left_out.json": []}
+    assert set(kept) < set(OPTIONAL)
+    for name, value in kept.items():
+        (tmp_path / "references/ml-100k/laptop" / name).write_text(json.dumps(value))
+    run = replay.rebuild(artifacts.Run(tmp_path / "run", "ml-100k", "laptop", 0), tmp_path / "references")
+    heading, (kind, table) = narrative.unused_blocks(run)
+    assert "not used" in heading[2] and kind == "table" and table["rows"].tolist() == [7]
 
 
 def test_a_reference_of_an_older_version_is_refused_kindly(references, tmp_path):

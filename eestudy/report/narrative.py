@@ -131,18 +131,44 @@ def _trained_apart(values: dict) -> list[str]:
     return found
 
 
+def _control_sentences(values: dict) -> list[str]:
+    """What a model reads that was trained with one part of its input, or its start, spoilt; [] where none was."""
+    spoilt = {"random_backbone": "random weights in place of the language model's", "shuffled_titles":
+              "titles shuffled", "ids": "ids in place of titles", "shuffled_evidence":
+              "evidence shuffled among candidates"}  # fmt: skip
+    found = {key: item for key in spoilt if (item := values.get(f"auc_{key}_minus_main"))}
+    if not found:
+        return []
+    base = number(values[f"auc_{next(iter(found))}_minus_main_compared"]["value"])
+    each = [f"{spoilt[key]} {with_interval(item, signed=True)}, "
+            f"{_told(item, values.get(f'p_adjusted_{key}_minus_main'), 'higher', 'lower')}"
+            for key, item in found.items()]  # fmt: skip
+    return [f"What the model reads: trained apart{_labels(values)} with one part spoilt, less the same training "
+            f"unspoilt (AUC {base}): {'; '.join(each)}."]
+
+
+def _labels(values: dict) -> str:
+    labels = values.get("n_ablation_labels")
+    return "" if labels is None else f", on {labels['value']:,.0f} labels each"
+
+
+def _told(item: dict, p: dict | None, higher: str, lower: str) -> str:
+    """A difference in words, once all comparisons count; p: adjusted for their number, None without two trainings."""
+    if p is None:
+        return "undecided, no model was trained twice"
+    if p["value"] >= LEVEL:
+        return "no difference is shown"
+    return higher if item["value"] > 0 else lower
+
+
 def _apart(values: dict, key: str, first: str, second: str) -> str:
     """Two models that were trained apart: their difference, and what is left of it once all comparisons count."""
-    item, p, labels, base = (values.get(name) for name in (
-        f"auc_{key}", f"p_adjusted_{key}", "n_ablation_labels", f"auc_{key}_compared"))  # fmt: skip
-    said = ("undecided, no model was trained twice" if p is None else
-            f"{first if item['value'] > 0 else second} wins" if p["value"] < LEVEL else
-            "no difference is shown")  # fmt: skip
+    item, p, base = (values.get(name) for name in (f"auc_{key}", f"p_adjusted_{key}", f"auc_{key}_compared"))
+    said = _told(item, p, f"{first} wins", f"{second} wins")
     adjusted = "" if p is None else f", p {p['value']:.3f} adjusted for all comparisons, trainings {p['n']}"
-    where = "" if labels is None else f", on {labels['value']:,.0f} labels each"
     against = "" if base is None else f" (AUC {base['value']:.3f})"
-    return (f"Trained apart{where}: {first} less {second}{against}: {with_interval(item, signed=True)} AUC{adjusted}; "
-            f"{said}.")  # fmt: skip
+    return (f"Trained apart{_labels(values)}: {first} less {second}{against}: {with_interval(item, signed=True)} AUC"
+            f"{adjusted}; {said}.")  # fmt: skip
 
 
 def findings(metrics: dict) -> list[str]:
@@ -158,7 +184,7 @@ def findings(metrics: dict) -> list[str]:
         f"The LLM at full depth with evidence: AUC {with_interval(values.get('auc_full_depth_retrieval'))}, "
         f"GAUC (within users) {with_interval(values.get('gauc_full_depth_retrieval'))}.",
         verdict(values.get("auc_retrieval_gain"), "full depth with evidence", "full depth without"),
-        *_trained_apart(values),
+        *_trained_apart(values), *_control_sentences(values),
         verdict(values.get("auc_llm_minus_item_plus_user_mean"), llm, means),
         verdict(values.get("gauc_llm_minus_item_plus_user_mean"), llm, means, "GAUC"),
         verdict(values.get("auc_llm_minus_evidence_model"), llm, evidence),

@@ -27,7 +27,7 @@ REQUIRED = ("metrics.json", "head_scores.parquet", "baseline_scores.parquet", "e
             "latency.csv", "policies.csv", "tradeoff.csv", "depth_curves.csv", "report.md")  # fmt: skip
 OPTIONAL = ("click_model_scores.parquet", "click_models.csv", "classic_gains.csv", "training.csv",
             "selected_policy.json", "risk.csv", "exit_groups.csv", "choices.json", "environment.json", "durations.json",
-            artifacts.RETRIEVERS, artifacts.PROBES, *artifacts.BENCH)  # fmt: skip
+            "quarantine.json", "left_out.json", artifacts.RETRIEVERS, artifacts.PROBES, *artifacts.BENCH)  # fmt: skip
 # What is measured apart, and by which command
 APART = {"bench": artifacts.BENCH, "retrievers": (artifacts.RETRIEVERS,), "probes": (artifacts.PROBES,)}
 PACKAGES = ("torch", "transformers", "torch_geometric", "peft", "accelerate", "faiss-cpu", "numpy", "pandas",
