@@ -391,9 +391,9 @@ def test_what_the_controls_show_is_one_sentence():
         values |= {} if p is None else {f"p_adjusted_{key}_minus_main": item(p)}
     said, = narrative._control_sentences(values)
     assert "on 2,600 labels each" in said and "(AUC 0.744)" in said and "titles shuffled" not in said
-    assert "language model's +0.020 [+0.010, +0.030], no difference is shown;" in said
+    assert "language model's +0.020 [+0.010, +0.030], no difference is shown (p 0.700 adjusted" in said
     assert "ids in place of titles -0.010 [-0.020, +0.000], undecided, no model was trained twice;" in said
-    assert said.endswith("evidence shuffled among candidates -0.200 [-0.210, -0.190], lower.")
+    assert said.endswith("-0.200 [-0.210, -0.190], lower (p 0.040 adjusted for all comparisons, trainings 1).")
 
 
 def test_gains_by_frequency_equal_a_loop(with_classic):

@@ -140,9 +140,9 @@ def _control_sentences(values: dict) -> list[str]:
     if not found:
         return []
     base = number(values[f"auc_{next(iter(found))}_minus_main_compared"]["value"])
-    each = [f"{spoilt[key]} {with_interval(item, signed=True)}, "
-            f"{_told(item, values.get(f'p_adjusted_{key}_minus_main'), 'higher', 'lower')}"
-            for key, item in found.items()]  # fmt: skip
+    adjusted = {key: values.get(f"p_adjusted_{key}_minus_main") for key in found}
+    each = [f"{spoilt[key]} {with_interval(item, signed=True)}, {_told(item, adjusted[key], 'higher', 'lower')}"
+            f"{_adjusted(adjusted[key])}" for key, item in found.items()]  # fmt: skip
     return [f"What the model reads: trained apart{_labels(values)} with one part spoilt, less the same training "
             f"unspoilt (AUC {base}): {'; '.join(each)}."]
 
@@ -161,14 +161,17 @@ def _told(item: dict, p: dict | None, higher: str, lower: str) -> str:
     return higher if item["value"] > 0 else lower
 
 
+def _adjusted(p: dict | None) -> str:
+    return "" if p is None else f" (p {p['value']:.3f} adjusted for all comparisons, trainings {p['n']})"
+
+
 def _apart(values: dict, key: str, first: str, second: str) -> str:
     """Two models that were trained apart: their difference, and what is left of it once all comparisons count."""
     item, p, base = (values.get(name) for name in (f"auc_{key}", f"p_adjusted_{key}", f"auc_{key}_compared"))
     said = _told(item, p, f"{first} wins", f"{second} wins")
-    adjusted = "" if p is None else f", p {p['value']:.3f} adjusted for all comparisons, trainings {p['n']}"
     against = "" if base is None else f" (AUC {base['value']:.3f})"
     return (f"Trained apart{_labels(values)}: {first} less {second}{against}: {with_interval(item, signed=True)} AUC"
-            f"{adjusted}; {said}.")  # fmt: skip
+            f"{_adjusted(p)}; {said}.")  # fmt: skip
 
 
 def findings(metrics: dict) -> list[str]:
