@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eestudy import artifacts, drawing
@@ -172,26 +173,31 @@ def _entries(name: str, line: Mapping | None) -> list[dict]:
     return found + ([metric(f"auc_{name}_compared", line["auc_compared"], "AUC")] if "auc_compared" in line else [])
 
 
-def curves_figure(found: Ablations, lines: Mapping[tuple[str, str], str], title: str) -> Figure:
+def curves_figure(found: Ablations, panels: Mapping[str, Mapping[tuple[str, str], str]]) -> Figure:
     """AUC by depth of several rows of the table, with their intervals as bands.
 
     Args:
         found: the summary.
-        lines: {(row, mode): what it is called}; what was not run is left out.
-        title: of the figure.
+        panels: title -> {(row, mode): what it is called}; what was not run is left out.
 
     Returns:
-        One line each, told apart by marker and dash, its name at its right end.
+        A panel each, on one scale; in it one line a row, told apart by marker and dash, its name at its right end.
     """
     drawing.use_style()
-    fig, axis = plt.subplots(figsize=(9, 4.5))
-    curves = found.curves[(found.curves["metric"] == "auc") & (found.curves["seed"] == 0)]
+    fig, axes = plt.subplots(1, len(panels), figsize=(6.5 * len(panels), 4.5), sharey=True, squeeze=False)
+    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        _draw_curves(axis, found.curves[(found.curves["metric"] == "auc") & (found.curves["seed"] == 0)], lines)
+        axis.set(title=title, xlabel="exit after layer (number)")
+    axes[0, 0].set_ylabel("AUC (bands: 95 % over users)")
+    for axis in axes[0]:  # all limits are known only now
+        drawing.label_ends(axis)
+    return fig
+
+
+def _draw_curves(axis: Axes, curves: pd.DataFrame, lines: Mapping[tuple[str, str], str]) -> None:
     for ((row, mode), name), marker in zip(lines.items(), "osD^vPX*<>", strict=False):
         part = curves[(curves["row"] == row) & (curves["mode"] == mode)].sort_values("exit_layer")
         if len(part):
             line, = axis.plot(part["exit_layer"], part["value"], marker=marker, label=name)
             axis.fill_between(part["exit_layer"], part["lo"], part["hi"], color=line.get_color(), alpha=0.1)
     axis.axhline(0.5, color=drawing.QUIET, linestyle=":", label="chance")
-    axis.set(title=title, xlabel="exit after layer (number)", ylabel="AUC (bands: 95 % over users)")
-    drawing.label_ends(axis)
-    return fig

@@ -688,6 +688,17 @@ def test_a_control_counts_with_its_evidence_in_the_headline():
     assert entries["auc_ids_minus_main"]["value"] is None
 
 
+def test_the_figure_of_curves_draws_what_was_run():
+    told = told_of({("main", 0): made_up((1, 2), (0, 3))})
+    figure = ablation_results.curves_figure(told, {"a": {("main", "both"): "all", ("ids", "both"): "ids"}, "b": {}})
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert sorted(lines) == ["all", "chance"] and [axis.get_title("left") for axis in figure.axes] == ["a", "b"]
+    wanted = told.curves[(told.curves["row"] == "main") & (told.curves["metric"] == "auc")].set_index("exit_layer")
+    for layer, value in zip(*lines["all"].get_data(), strict=True):
+        assert value == wanted.loc[layer, "value"]
+    assert "chance" in [line.get_label() for line in figure.axes[1].get_lines()]
+
+
 def test_a_main_row_that_learned_nothing_is_said():
     texts = {}
     for skill in (0, 3):
