@@ -813,6 +813,12 @@ def test_readme_answer_says_no_more_than_the_intervals(built):
     assert text.count("no difference shown") == 5 and text.count("better") == 1 and text.count("worse") == 1
     assert "90 % of the candidates leave after layer 4" in text and "slower than that, 0.50 [0.40, 0.60]" in text
     assert "9.0 [8.0, 10.0] times" in text and "worth 3.0 [2.0, 4.0] times" in text
+    assert "Random weights" not in text
+    found += [item("auc_random_backbone_minus_main", -0.1, (-0.2, -0.01)), item("n_ablation_labels", 2600.0, None)]
+    for p, said in ((None, "undecided, no model was trained twice"), (0.2, "no difference is shown"), (0.01, "worse")):
+        more = [*found, item("p_adjusted_random_backbone_minus_main", p, None)]
+        told = readme.readme_answer({"metrics": more, "headline": {}}).partition("Random weights")[2]
+        assert f"on 2600 labels: {said}, -0.100 [-0.200, -0.010]." in told
     assert readme.readme_answer({"metrics": found[:3], "headline": {}}) == "Not all of it is measured yet."
 
 

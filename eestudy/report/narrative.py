@@ -8,11 +8,10 @@ import re
 import pandas as pd
 
 from eestudy import artifacts
-from eestudy.metrics import LEVEL
 from eestudy.report.comparison import CLASSES, published
 from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import exit_layers
-from eestudy.report.page import escape_markdown, number, percent, plain_text, with_interval, word
+from eestudy.report.page import adjusted_word, escape_markdown, number, percent, plain_text, with_interval, word
 from eestudy.report.retrieval import retrieval_sentences
 from eestudy.report.titles import title_blocks
 from eestudy.report.words import word_blocks
@@ -141,7 +140,7 @@ def _control_sentences(values: dict) -> list[str]:
         return []
     base = number(values[f"auc_{next(iter(found))}_minus_main_compared"]["value"])
     adjusted = {key: values.get(f"p_adjusted_{key}_minus_main") for key in found}
-    each = [f"{spoilt[key]} {with_interval(item, signed=True)}, {_told(item, adjusted[key], 'higher', 'lower')}"
+    each = [f"{spoilt[key]} {with_interval(item, signed=True)}, {adjusted_word(item, adjusted[key], 'higher', 'lower')}"
             f"{_adjusted(adjusted[key])}" for key, item in found.items()]  # fmt: skip
     return [f"What the model reads: trained apart{_labels(values)} with one part spoilt, less the same training "
             f"unspoilt (AUC {base}): {'; '.join(each)}."]
@@ -152,15 +151,6 @@ def _labels(values: dict) -> str:
     return "" if labels is None else f", on {labels['value']:,.0f} labels each"
 
 
-def _told(item: dict, p: dict | None, higher: str, lower: str) -> str:
-    """A difference in words, once all comparisons count; p: adjusted for their number, None without two trainings."""
-    if p is None:
-        return "undecided, no model was trained twice"
-    if p["value"] >= LEVEL:
-        return "no difference is shown"
-    return higher if item["value"] > 0 else lower
-
-
 def _adjusted(p: dict | None) -> str:
     return "" if p is None else f" (p {p['value']:.3f} adjusted for all comparisons, trainings {p['n']})"
 
@@ -168,7 +158,7 @@ def _adjusted(p: dict | None) -> str:
 def _apart(values: dict, key: str, first: str, second: str) -> str:
     """Two models that were trained apart: their difference, and what is left of it once all comparisons count."""
     item, p, base = (values.get(name) for name in (f"auc_{key}", f"p_adjusted_{key}", f"auc_{key}_compared"))
-    said = _told(item, p, f"{first} wins", f"{second} wins")
+    said = adjusted_word(item, p, f"{first} wins", f"{second} wins")
     against = "" if base is None else f" (AUC {base['value']:.3f})"
     return (f"Trained apart{_labels(values)}: {first} less {second}{against}: {with_interval(item, signed=True)} AUC"
             f"{_adjusted(p)}; {said}.")  # fmt: skip

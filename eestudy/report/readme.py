@@ -9,7 +9,7 @@ import pandas as pd
 
 from eestudy import artifacts
 from eestudy.report.datasets import by_name, dataset_blocks
-from eestudy.report.page import number, percent, to_markdown, with_interval, word
+from eestudy.report.page import adjusted_word, number, percent, to_markdown, with_interval, word
 
 FAULTS = artifacts.reference_dir() / "faults.csv"
 RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_truncated_program",
@@ -87,8 +87,19 @@ def readme_answer(metrics: dict) -> str:
         f"out at the layer that validation chooses: against full depth {text[2]}, and early exit is {speed}, "
         f"{with_interval(fixed, 2)} times as many of the fullest requests.\n"
         f"- **Would no LLM do?** AUC against the simple model on the numbers that the prompt shows: early exit "
-        f"{text[3]}; the LLM at full depth {text[4]}."
+        f"{text[3]}; the LLM at full depth {text[4]}.{_untaught(values)}"
     )
+
+
+def _untaught(values: dict) -> str:
+    """Whether what the language model was taught matters, where that was tried."""
+    known = {name: item for name, item in values.items() if item and item["value"] is not None}
+    item, p = (known.get(f"{name}_random_backbone_minus_main") for name in ("auc", "p_adjusted"))
+    if item is None:
+        return ""
+    labels = number(known["n_ablation_labels"]["value"], 0)
+    return (f" Random weights in place of the language model's, both trained on {labels} labels: "
+            f"{adjusted_word(item, p, 'better', 'worse')}, {with_interval(item, signed=True)}.")
 
 
 def _sizes(values: dict) -> str:
