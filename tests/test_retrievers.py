@@ -327,11 +327,16 @@ def test_a_vector_made_anew_is_the_one_that_lies_ready(measured, made, model):
             assert near == pytest.approx(1, abs=1e-4) or (not ready.any() and not fresh.any()), name
 
 
+def race(found, vectors, model):
+    return lookups.contenders(
+        retriever.ways_of(found.cfg.data.has_stars), vectors,
+        lambda own: lookups.updates(found, own, model, TOKENIZER, found.titles), (3, 3), found.cfg.data.has_stars)
+
+
 def test_what_is_timed_finds_the_neighbours_that_the_evidence_shows(measured, made, model):
     found, _ = measured
     ways, evidence, _ = evidence_of(found, made[0])
-    anew = lookups.updates(found, made[0], model, TOKENIZER, found.titles)
-    racing = lookups.contenders(ways, made[0], anew, (3, 3))
+    racing = race(found, made[0], model)
     assert len(racing) == 3 * (len(ways) - 1) and not any(name.startswith("none/") for name in racing)
     ratings = found.allowed.set_index(["user_id", "item_id"])["rating"]
     for one in lookups.asked_requests(found, 6):
@@ -341,6 +346,11 @@ def test_what_is_timed_finds_the_neighbours_that_the_evidence_shows(measured, ma
             users, items = both[0]
             assert [ratings[user, one.targets[0]] for user in users] == list(evidence["graph"]["others"][place])
             assert [ratings[one.user, item] for item in items] == list(evidence["graph"]["own"][place])
+        else:
+            for name in ("graph", "llm", "sentence"):  # what each way's digit of the user's own side is cut from
+                way = {"graph": "own_gcn", "llm": "own_llm", "sentence": "own_sentence"}[name]
+                match = racing[f"{way}/{lookups.READY}"](one)[-1]
+                assert match == pytest.approx(evidence[name]["match"][place], abs=1e-5)
         assert np.array_equal(both[0][1], both[1][1]) and len(both[0][0]) == len(both[1][0])
         everything = racing[f"gcn/{lookups.REQUEST}"](one)
         assert len(everything) == len(one.targets) and np.array_equal(everything[0][0], both[1][0])
@@ -350,11 +360,12 @@ def test_only_the_llm_reads_when_an_interaction_comes_in(measured, made, model, 
     found, _ = measured
     calls = []
     monkeypatch.setattr(backbone, "text_vectors", lambda *given: calls.append(given) or np.ones((1, 32)))
-    ways, (one,) = retriever.ways_of(found.cfg.data.has_stars), lookups.asked_requests(found, 1)
-    racing = lookups.contenders(ways, made[0], lookups.updates(found, made[0], model, TOKENIZER, found.titles), (3, 3))
+    (one,) = lookups.asked_requests(found, 1)
+    racing, stars = race(found, made[0], model), found.cfg.data.has_stars
     for name, ask in racing.items():
         ask(one)
-        assert bool(calls) == (name in ("llm/after", "llm/request")), name
+        way, row = name.split("/")
+        assert bool(calls) == (row != lookups.READY and (way == "llm" or way == "own_llm" and not stars)), name
         calls.clear()
 
 
@@ -371,7 +382,9 @@ def test_every_way_has_one_whole_line(measured):
     assert np.isnan(line.loc["none", "auc_alone"]) and line.loc["none", "tokens_added"] == 0
     assert (rest["tokens_added"] > 0).all() and line.loc["gcn", "ratio"] == 1
     assert line.loc["gcn_own_gcn", "tokens_added"] > line.loc["gcn", "tokens_added"]
-    assert (line["model_mb"] > 0).tolist() == [way.name == "llm" for way in ways]
+    reads = {"llm"} if found.cfg.data.has_stars else {"llm", "own_llm"}
+    assert (line["model_mb"] > 0).tolist() == [way.name in reads for way in ways]
+    assert line["words"].str.contains("rat(?:ers|ings)").any() == found.cfg.data.has_stars
     compared = line["auc_alone_minus"].notna()
     assert compared.tolist() == [bool(way.against) for way in ways]
 
@@ -408,9 +421,11 @@ def test_the_ratio_of_medians_is_paired_by_request():
 def test_what_two_sides_share_is_paid_once():
     some = vectors.Vectors(np.zeros((2**18, 2), np.float32), np.zeros((2**18, 1), np.float32), "graph", "graph")
     ways = [way for way in retriever.WAYS if way.name in ("none", "gcn", "own_gcn", "gcn_own_gcn")]
-    found = table.cost_table({"graph": some}, {"": 0.0, "graph": 7.0}, ways, 2**20)
+    found = table.cost_table({"graph": some}, {"": 0.0, "graph": 7.0}, ways, 2**20, True)
     assert found["build_s"].to_dict() == {"none": 0, "gcn": 7, "own_gcn": 7, "gcn_own_gcn": 7}
     assert found["index_mb"].to_dict() == {"none": 0, "gcn": 2, "own_gcn": 1, "gcn_own_gcn": 3}
+    found = table.cost_table({"graph": some}, {"": 0.0, "graph": 7.0}, ways, 2**20, False)  # match needs the user, too
+    assert found["index_mb"].to_dict() == {"none": 0, "gcn": 2, "own_gcn": 3, "gcn_own_gcn": 3}
 
 
 def test_it_repeats_itself_and_what_is_measured_is_kept(measured, monkeypatch):

@@ -57,7 +57,8 @@ def measure_all(material: Material, read_titles=retriever.sentence_vectors) -> N
     n_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     found = table.assemble(material, ways, shown, read, [
         table.tokens_table(read), table.neighbours_table(shown, ways, cfg.data.has_stars),
-        table.cost_table(vectors, costs, ways, n_bytes), table.times_table(times, cfg.policy.n_bootstrap, cfg.seed)])
+        table.cost_table(vectors, costs, ways, n_bytes, cfg.data.has_stars),
+        table.times_table(times, cfg.policy.n_bootstrap, cfg.seed)])
     artifacts.write_table(run, artifacts.RETRIEVERS, found.assign(processor=mark["processor"]), **mark)
     print(f"== retrievers: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -83,56 +83,73 @@ def updates(material: Material, vectors: Mapping[str, Vectors], model, tokenizer
     return {name: make for name, make in found.items() if name in vectors}
 
 
+def asks_with(way: Way, stars: bool) -> list[str]:
+    """The retrievers in whose space the asking user's vector is needed: the raters', and without stars the items', too.
+
+    Without stars the user's own side shows how well the target matches the user.
+    """
+    return list(dict.fromkeys(name for name in (way.users, None if stars else way.items) if name))
+
+
 def contenders(
-    ways: Sequence[Way], vectors: Mapping[str, Vectors], make_anew: Mapping[str, Callable], numbers: tuple[int, int]
+    ways: Sequence[Way], vectors: Mapping[str, Vectors], make_anew: Callable[[Mapping[str, Vectors]], Mapping],
+    numbers: tuple[int, int], stars: bool,
 ) -> dict[str, Callable[[Asked], object]]:  # fmt: skip
     """'<way>/<row>' -> what has to be done for a request; all search by the same plain product over the same lists.
+
+    Every way has arrays of its own: those that several share would lie nearer at hand than the others'.
 
     Args:
         ways: the ways; one that asks nobody is left out.
         vectors: by retriever.
-        make_anew: from `updates`.
+        make_anew: vectors -> what `updates` makes of them.
         numbers: similar users and items wanted.
+        stars: whether the dataset has any.
     """
-    unit = {name: (normalise(part.users), normalise(part.items)) for name, part in vectors.items()}
-    unit["most active"] = (vectors["most active"].users, vectors["most active"].items)  # larger, not: more alike
     found: dict[str, Callable[[Asked], object]] = {}
     for way in ways:
-        if way.users or way.items:
-            search = _search(way, unit, numbers)
-            found |= _rows(way, search, unit, make_anew.get(way.users))
+        own = {name: replace(vectors[name], users=vectors[name].users.copy(), items=vectors[name].items.copy())
+               for name in (way.users, way.items) if name}  # fmt: skip
+        if own:
+            found |= _rows(way, own, make_anew(own), numbers, stars)
     return found
 
 
-def _rows(way: Way, search, unit, anew) -> dict[str, Callable[[Asked], object]]:
+def _rows(way: Way, own: Mapping[str, Vectors], anew, numbers, stars) -> dict[str, Callable[[Asked], object]]:
     """The three rows of one way."""
-    def stored(asked: Asked) -> np.ndarray | None:
-        if way.users is None:
-            return None
-        return np.ones(1, np.float32) if way.users == "most active" else unit[way.users][0][asked.user]
+    unit = {name: (normalise(part.users), normalise(part.items)) for name, part in own.items()}
+    if "most active" in own:
+        unit["most active"] = (own["most active"].users, own["most active"].items)  # larger, not: more alike
+    names, search = asks_with(way, stars), _search(way, unit, numbers, stars)
 
-    def fresh(asked: Asked) -> np.ndarray | None:
-        return stored(asked) if way.users in (None, "most active") else normalise(anew(asked)[None])[0]
+    def stored(asked: Asked) -> dict[str, np.ndarray]:
+        return {name: np.ones(1, np.float32) if name == "most active" else unit[name][0][asked.user] for name in names}
+
+    def fresh(asked: Asked) -> dict[str, np.ndarray]:
+        return {name: normalise(anew[name](asked)[None])[0] if name in anew else stored(asked)[name] for name in names}
 
     def all_targets(asked: Asked) -> list:
-        query = fresh(asked)
-        return [search(asked, query, place) for place in range(len(asked.targets))]
+        queries = fresh(asked)
+        return [search(asked, queries, place) for place in range(len(asked.targets))]
 
     return {f"{way.name}/{READY}": lambda asked: search(asked, stored(asked), 0),
             f"{way.name}/{AFTER}": lambda asked: search(asked, fresh(asked), 0),
             f"{way.name}/{REQUEST}": all_targets}
 
 
-def _search(way: Way, unit, numbers: tuple[int, int]):
-    """(request, the user's vector, place of the target) -> raters, and the user's items, to be asked."""
-    def search(asked: Asked, query: np.ndarray | None, place: int) -> tuple:
-        found = []
+def _search(way: Way, unit, numbers: tuple[int, int], stars: bool):
+    """(request, the user's vectors by retriever, place of the target) -> raters, own items, and without stars match."""
+    def search(asked: Asked, queries: Mapping[str, np.ndarray], place: int) -> tuple:
+        found: list = []
         if way.users:
             raters = asked.raters[place]
-            found.append(_top(unit[way.users][0][raters] @ query, raters, numbers[0]))
+            found.append(_top(unit[way.users][0][raters] @ queries[way.users], raters, numbers[0]))
         if way.items:
             items = unit[way.items][1]
-            found.append(_top(items[asked.own] @ items[asked.targets[place]], asked.own, numbers[1]))
+            target = items[asked.targets[place]]
+            found.append(_top(items[asked.own] @ target, asked.own, numbers[1]))
+            if not stars:
+                found.append(float(target @ queries[way.items]))
         return tuple(found)
 
     return search
@@ -154,7 +171,8 @@ def measure(
     latency.set_threads(cfg.latency.n_threads)
     asked = asked_requests(material, cfg.retrievers.n_lookups)
     numbers = (cfg.retriever.n_similar_users, cfg.retriever.n_similar_items)
-    racing = contenders(ways, vectors, updates(material, vectors, model, tokenizer, titles), numbers)
+    racing = contenders(ways, vectors, lambda own: updates(material, own, model, tokenizer, titles), numbers,
+                        cfg.data.has_stars)
     times = latency.interleave(racing, asked, min(cfg.latency.warmup_requests, len(asked)), 1)
     times[["way", "row"]] = times["contender"].str.split("/", expand=True)
     targets = [len(one.targets) for one in asked]

@@ -9,11 +9,24 @@ import pandas as pd
 
 from eestudy import metrics, retriever
 from eestudy.retriever import Way
-from eestudy.retrievers.lookups import AFTER, READY, REQUEST
+from eestudy.retrievers.lookups import AFTER, READY, REQUEST, asks_with
 from eestudy.retrievers.material import Material
 from eestudy.retrievers.vectors import Vectors
 
 BYTES = 2**20
+WITHOUT_STARS = {  # nobody rates: what is shown are similarities to buyers, to the user, and to what the user took
+    "random": "random similarities to the target's buyers", "most_active": "its most active buyers",
+    "sentence": "buyers by sentence embedding of titles taken, averaged",
+    "llm_titles": "buyers by LLM embedding of titles taken, averaged",
+    "llm": "buyers by LLM embedding of the history's text (the paper's way, untuned)",
+    "gcn_last_layer": "buyers by GCN, last layer", "gcn_folded_in": "buyers by GCN, the asking user folded in",
+    "gcn": "buyers by GCN, mean of layers (the paper's)",
+    "own_gcn": "match with the user and with items taken, by GCN",
+    "own_llm": "match with the user and with items taken, by LLM embedding",
+    "own_sentence": "match with the user and with items taken, by sentence embedding",
+    "gcn_own_gcn": "buyers and match, by GCN (this study's evidence)",
+    "gcn_own_sentence": "buyers by GCN, match by sentence embedding",
+}  # fmt: skip
 
 
 def quality(
@@ -83,7 +96,7 @@ def median_ratio(slow: np.ndarray, fast: np.ndarray, name: str, n_boot: int, see
 
 
 def cost_table(
-    vectors: Mapping[str, Vectors], costs: Mapping[str, float], ways: Sequence[Way], model_bytes: int
+    vectors: Mapping[str, Vectors], costs: Mapping[str, float], ways: Sequence[Way], model_bytes: int, stars: bool
 ) -> pd.DataFrame:  # fmt: skip
     """Seconds to make what lies ready, and megabytes (2^20 bytes) that a request needs in memory.
 
@@ -93,11 +106,11 @@ def cost_table(
     """
     rows = []
     for way in ways:
-        users, items = (vectors.get(source or "") for source in (way.users, way.items))
-        parts = {users.users_cost if users else "", items.items_cost if items else ""}
-        size = (users.users.nbytes if users else 0) + (items.items.nbytes if items else 0)
+        names, items = asks_with(way, stars), vectors.get(way.items or "")
+        parts = {*(vectors[name].users_cost for name in names), items.items_cost if items else ""}
+        size = sum(vectors[name].users.nbytes for name in names) + (items.items.nbytes if items else 0)
         rows.append({"way": way.name, "build_s": sum(costs[part] for part in parts), "index_mb": size / BYTES,
-                     "model_mb": model_bytes / BYTES if way.users == "llm" else 0.0})  # fmt: skip
+                     "model_mb": model_bytes / BYTES if "llm" in names else 0.0})  # fmt: skip
     return pd.DataFrame(rows).set_index("way")
 
 
@@ -136,6 +149,8 @@ def assemble(
     parts = [quality(asked["label"], alone, asked["user_id"], ways, "auc", "auc_alone", boot, seed)]
     parts += [quality(rows["label"], p_yes, rows["user_id"], ways, metric, f"{metric}_llm", boot, seed)
               for metric in ("auc", "log_loss")]  # fmt: skip
-    first = pd.DataFrame([{"way": way.name, "users": way.users, "items": way.items, "words": way.words,
+    words = {} if stars else WITHOUT_STARS
+    first = pd.DataFrame([{"way": way.name, "users": way.users, "items": way.items,
+                           "words": words.get(way.name, way.words),
                            "against": way.against, "n_alone": len(asked), "n_llm": len(rows)} for way in ways])
     return first.set_index("way").join([*parts, *others]).reset_index()
