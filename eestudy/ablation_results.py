@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from eestudy import artifacts, drawing
 from eestudy.artifacts import metric
-from eestudy.metrics import LEVEL
+from eestudy.verdicts import shown
 
 MAIN = "main"  # the row that most others are compared with
 MOST_UNEVEN = 0.1  # of the other's steps, before it is said
@@ -55,15 +55,11 @@ def kept_folder(run: artifacts.Run) -> Path:
 
 
 def answer(line: Mapping, higher: str = "higher", lower: str = "lower") -> str:
-    """What can be said of a comparison: 'higher', 'lower', 'no difference shown', 'undecided' or 'not run'."""
+    """What can be said of a comparison: 'not run', or `verdicts.shown`."""
     if not np.isfinite(line["value"]):
         return "not run"
     stale = " (other code)" if line["state"] != "finished" else ""
-    if not np.isfinite(line["p_holm"]):
-        return "undecided: no row has a second training" + stale
-    if line["p_holm"] >= LEVEL:
-        return "no difference shown" + stale
-    return (higher if line["value"] > 0 else lower) + stale
+    return shown(line["value"], (line["lo"], line["hi"]), line["p_holm"], higher, lower) + stale
 
 
 def sentence(line: Mapping) -> str:
@@ -116,14 +112,38 @@ def family_text(found: Ablations | None, family: str) -> str:
     return "".join(f"- {one}\n" for one in (*budget_sentences(found), *family_sentences(found, family)))
 
 
+def ends_sentence(found: Ablations | None, lines: Mapping[tuple[str, str], str]) -> str:
+    """AUC of several rows at their first and their last exit, in the first seed: does depth pay there?
+
+    Args:
+        found: the summary, or None.
+        lines: {(row, mode): what it is called}; what was not run is left out.
+
+    Returns:
+        A Markdown list of one sentence; '' where nothing was run.
+    """
+    said = []
+    for (row, mode), name in lines.items() if found is not None else ():
+        part = _curve(found.curves, row, mode).query("seed == 0")
+        if len(part):
+            first, last = (f"{one['value']:.3f} [{one['lo']:.3f}, {one['hi']:.3f}]"
+                           for one in (part.iloc[0], part.iloc[-1]))  # fmt: skip
+            said.append(f"{name} {first} and {last}")
+    return f"- AUC at the first and at the last exit: {'; '.join(said)}.\n" if said else ""
+
+
+def _curve(curves: pd.DataFrame, row: str, mode: str) -> pd.DataFrame:
+    """The AUC by depth of one row, all seeds, where it was run."""
+    here = (curves["row"] == row) & (curves["mode"] == mode) & (curves["metric"] == "auc") & curves["value"].notna()
+    return curves[here].sort_values("exit_layer")
+
+
 def budget_sentences(found: Ablations) -> list[str]:
     """How far `MAIN` comes at the common budget, in one sentence; none where it was not run.
 
     What it has not learned there, no change can spoil.
     """
-    curves = found.curves
-    lines = curves[(curves["row"] == MAIN) & (curves["mode"] == "both") & (curves["metric"] == "auc")
-                   & (curves["seed"] == 0)].dropna(subset="value").sort_values("exit_layer")  # fmt: skip
+    lines = _curve(found.curves, MAIN, "both").query("seed == 0")
     if lines.empty:
         return []
     last = lines.iloc[-1]
@@ -181,12 +201,19 @@ def curves_figure(found: Ablations, panels: Mapping[str, Mapping[tuple[str, str]
         panels: title -> {(row, mode): what it is called}; what was not run is left out.
 
     Returns:
-        A panel each, on one scale; in it one line a row, told apart by marker and dash, its name at its right end.
+        A panel each, on one scale; in it one line a row, told apart by marker and dash, alike in all panels, its name
+        at its right end.
     """
     drawing.use_style()
     fig, axes = plt.subplots(1, len(panels), figsize=(6.5 * len(panels), 4.5), sharey=True, squeeze=False)
-    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
-        _draw_curves(axis, found.curves[(found.curves["metric"] == "auc") & (found.curves["seed"] == 0)], lines)
+    lines = list(dict.fromkeys(line for panel in panels.values() for line in panel))
+    first, *rest = plt.rcParams["axes.prop_cycle"]  # the first line, which the others are held against, looks like none
+    styles = {line: {**style, "marker": marker} for line, style, marker in
+              zip(lines, [first, *rest * len(lines)], "osD^vPX*<>dph", strict=False)}  # fmt: skip
+    for axis, (title, panel) in zip(axes[0], panels.items(), strict=True):
+        for line, name in panel.items():
+            _draw_curve(axis, found.curves, *line, name, styles[line])
+        axis.axhline(0.5, color=drawing.QUIET, linestyle=":", label="chance")
         axis.set(title=title, xlabel="exit after layer (number)")
     axes[0, 0].set_ylabel("AUC (bands: 95 % over users)")
     for axis in axes[0]:  # all limits are known only now
@@ -194,10 +221,12 @@ def curves_figure(found: Ablations, panels: Mapping[str, Mapping[tuple[str, str]
     return fig
 
 
-def _draw_curves(axis: Axes, curves: pd.DataFrame, lines: Mapping[tuple[str, str], str]) -> None:
-    for ((row, mode), name), marker in zip(lines.items(), "osD^vPX*<>", strict=False):
-        part = curves[(curves["row"] == row) & (curves["mode"] == mode)].sort_values("exit_layer")
-        if len(part):
-            line, = axis.plot(part["exit_layer"], part["value"], marker=marker, label=name)
-            axis.fill_between(part["exit_layer"], part["lo"], part["hi"], color=line.get_color(), alpha=0.1)
-    axis.axhline(0.5, color=drawing.QUIET, linestyle=":", label="chance")
+def _draw_curve(axis: Axes, curves: pd.DataFrame, row: str, mode: str, name: str, style: Mapping) -> None:
+    """One row of the table: its first seed with a band and its name, the others as thin lines."""
+    for seed, part in _curve(curves, row, mode).groupby("seed"):
+        if seed:
+            axis.plot(part["exit_layer"], part["value"], color=style["color"], linestyle="-", linewidth=0.6,
+                      alpha=0.6)  # fmt: skip
+        else:
+            axis.plot(part["exit_layer"], part["value"], label=name, **style)
+            axis.fill_between(part["exit_layer"], part["lo"], part["hi"], color=style["color"], alpha=0.1)

@@ -531,7 +531,7 @@ def test_comparisons_count_those_not_run_and_invent_nothing():
         test["label"], test["p_yes_2"], analysis.test_rows(results["main", 0], "both")["p_yes_2"], test["user_id"],
         toys.study().ablation.n_bootstrap)
     assert found.loc["good", "value"] == pytest.approx(gap["value"]) and found.loc["good", "lo"] == gap["ci95"][0]
-    assert ablation_results.answer(found.loc["good"]) == "undecided: no row has a second training"
+    assert ablation_results.answer(found.loc["good"]) == "undecided: no model was trained twice"
     table = (Row("main", "?", "heads", compared_with=(), seeds=(0, 1)), *table[1:])
     results["main", 1] = made_up((1, 2), (0, 0.5), seed=9)  # now it is known how far trainings lie apart
     found = analysis.compare_all(table, results, toys.study()).set_index("row")
@@ -664,7 +664,7 @@ def test_headline_and_tables_tell_what_was_run():
     assert (p["name"], p["value"]) == ("p_adjusted_retrieval_minus_own_no_retrieval_model", None)  # one training each
     assert against["value"] == pytest.approx(line["auc_compared"], abs=1e-6)
     shown = ablation_results.family_table(told, "evidence")
-    assert shown.loc["only_both", "answer"].tolist() == ["undecided: no row has a second training", "not run"]
+    assert shown.loc["only_both", "answer"].tolist() == ["undecided: no model was trained twice", "not run"]
     assert shown["evidence there"].iloc[0] == "none"
     assert shown.loc["only_similar_users", "answer"] == "not run"
     said = ablation_results.family_sentences(told, "evidence")
@@ -697,6 +697,10 @@ def test_the_figure_of_curves_draws_what_was_run():
     for layer, value in zip(*lines["all"].get_data(), strict=True):
         assert value == wanted.loc[layer, "value"]
     assert "chance" in [line.get_label() for line in figure.axes[1].get_lines()]
+    said = ablation_results.ends_sentence(told, {("ids", "both"): "ids", ("main", "both"): "all"})
+    first, last = (f"{wanted.loc[layer, 'value']:.3f} [{wanted.loc[layer, 'lo']:.3f}, " for layer in (1, 2))
+    assert f"exit: all {first}" in said and f" and {last}" in said and "ids" not in said
+    assert ablation_results.ends_sentence(None, {("main", "both"): "all"}) == ""
 
 
 def test_a_main_row_that_learned_nothing_is_said():
@@ -762,7 +766,7 @@ def test_duels_are_told_or_said_not_to_be_measured():
     told = duels.duel_table(results, cfg, latency, policies, "margin").set_index("learned")
     assert told.loc["same labels", "rivals"] and np.isnan(told.loc["same time", "value"])
     first, second, _ = map(ablation_results.duel_sentence, told.reset_index().to_dict("records"))
-    assert first.endswith("undecided: no row has a second training.") and "not measured" in second
+    assert first.endswith("undecided: no model was trained twice.") and "not measured" in second
     line = told.reset_index().iloc[0].to_dict() | {"p_holm": 0.01, "value": 0.1, "fixed": 1}
     assert "better. In 1 of the seeds no dynamic rule was as fast" in ablation_results.duel_sentence(line)
     assert "worse (other code)." in ablation_results.duel_sentence(line | {"value": -0.1, "state": "x", "fixed": 0})

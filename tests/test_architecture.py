@@ -9,7 +9,7 @@ from eestudy.artifacts import ROOT
 
 LAYERS = {
     0: {"config", "artifacts", "drawing", "metrics", "progress", "assets", "chain", "untrusted", "commands", "holder",
-        "licences", "probe_results", "wordings", "defences"},
+        "licences", "probe_results", "wordings", "defences", "verdicts"},
     1: {"data", "baselines", "retriever", "prompts", "backbone", "exit_heads", "exit_policies", "latency", "load",
         "growth", "ablation_results", "report", "pipeline", "click_models"},
     2: {"scorer", "rivals", "contest", "execution", "replay", "teaching", "preflight", "model_facts"},

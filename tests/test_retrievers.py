@@ -469,7 +469,8 @@ def test_the_report_says_who_wins_only_where_the_interval_does(ends, word):
               "auc_llm_reading_gcn_minus_llm_retriever": entry(sum(ends) / 2, ends),
               "retriever_lookup_ratio_llm_vs_gcn": entry(4321.4, (4000.0, 4600.0))}  # fmt: skip
     (said,) = retrieval_sentences(values)
-    assert f"reads the histories: {word}, " in said and "4,321 [4,000, 4,600] times" in said
+    assert f"of the LLM reading it {sum(ends) / 2:+.3f} [" in said and f"({word});" in said
+    assert "what they say alone +0.020 [+0.010, +0.030] (better), " in said and "4,321 [4,000, 4,600] times" in said
     assert retrieval_sentences({**values, "retriever_lookup_ratio_llm_vs_gcn": entry(4321.4, None)}) == []
     for name in values:
         assert retrieval_sentences({key: value for key, value in values.items() if key != name}) == []
@@ -478,7 +479,7 @@ def test_the_report_says_who_wins_only_where_the_interval_does(ends, word):
 def test_the_finding_names_whom_to_ask_with_every_interval(measured):
     _, line = measured
     said = retriever.ways_sentence(line)
-    assert said.count("[") == 11 and line.loc[line["auc_llm"].idxmax(), "words"] in said and "nan" not in said
+    assert said.count("[") == 12 and line.loc[line["auc_llm"].idxmax(), "words"] in said and "nan" not in said
 
 
 def test_the_table_is_told_where_it_is_of_this_run(measured, monkeypatch, tmp_path):

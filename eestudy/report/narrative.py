@@ -11,10 +11,11 @@ from eestudy import artifacts
 from eestudy.report.comparison import CLASSES, published
 from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import exit_layers
-from eestudy.report.page import adjusted_word, escape_markdown, number, percent, plain_text, with_interval, word
+from eestudy.report.page import escape_markdown, number, percent, plain_text, with_interval, word
 from eestudy.report.retrieval import retrieval_sentences
 from eestudy.report.titles import title_blocks
 from eestudy.report.words import word_blocks
+from eestudy.verdicts import shown
 
 FIGURES = {  # file name: caption
     "08_tradeoff_token_layers": "Accuracy against token-layers, with the models that need no LLM on the frontier.",
@@ -140,15 +141,19 @@ def _control_sentences(values: dict) -> list[str]:
         return []
     base = number(values[f"auc_{next(iter(found))}_minus_main_compared"]["value"])
     adjusted = {key: values.get(f"p_adjusted_{key}_minus_main") for key in found}
-    each = [f"{spoilt[key]} {with_interval(item, signed=True)}, {adjusted_word(item, adjusted[key], 'higher', 'lower')}"
-            f"{_adjusted(adjusted[key])}" for key, item in found.items()]  # fmt: skip
+    each = [f"{spoilt[key]} {with_interval(item, signed=True)}{_adjusted(adjusted[key])}, "
+            f"{_shown(item, adjusted[key], 'higher', 'lower')}" for key, item in found.items()]  # fmt: skip
     return [f"What the model reads: trained apart{_labels(values)} with one part spoilt, less the same training "
             f"unspoilt (AUC {base}): {'; '.join(each)}."]
 
 
 def _labels(values: dict) -> str:
     labels = values.get("n_ablation_labels")
-    return "" if labels is None else f", on {labels['value']:,.0f} labels each"
+    return "" if labels is None else f", on about {labels['value']:,.0f} labels each"
+
+
+def _shown(item: dict, p: dict | None, higher: str, lower: str) -> str:
+    return shown(item["value"], item["ci95"], None if p is None else p["value"], higher, lower)
 
 
 def _adjusted(p: dict | None) -> str:
@@ -158,7 +163,7 @@ def _adjusted(p: dict | None) -> str:
 def _apart(values: dict, key: str, first: str, second: str) -> str:
     """Two models that were trained apart: their difference, and what is left of it once all comparisons count."""
     item, p, base = (values.get(name) for name in (f"auc_{key}", f"p_adjusted_{key}", f"auc_{key}_compared"))
-    said = adjusted_word(item, p, f"{first} wins", f"{second} wins")
+    said = _shown(item, p, f"{first} wins", f"{second} wins")
     against = "" if base is None else f" (AUC {base['value']:.3f})"
     return (f"Trained apart{_labels(values)}: {first} less {second}{against}: {with_interval(item, signed=True)} AUC"
             f"{_adjusted(p)}; {said}.")  # fmt: skip
@@ -285,7 +290,7 @@ def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tu
     tradeoff = artifacts.read_table(run, "tradeoff.csv")
     columns = ["setting", "kind", "auc", "auc_lo", "auc_hi", "gauc", "token_layer_fraction", "latency_ms_p50",
                "latency_source", "dominated_by"]  # fmt: skip
-    shown = tradeoff.loc[tradeoff["kind"] != "sweep", columns]
+    settings = tradeoff.loc[tradeoff["kind"] != "sweep", columns]
     blocks = [
         ("heading", 1, "How much computation does early exit save, at what cost in accuracy?"),
         ("text", f"Dataset {artifacts.study_name(run.dataset)}, profile {run.profile}, seed {run.seed}, "
@@ -303,7 +308,7 @@ def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tu
         ("heading", 2, "Headline"), ("table", headline_table(metrics["headline"])),
         ("heading", 2, "Every setting"),
         ("text", "Dominated: some rule, fixed depth or model without LLM costs no more and is no worse."),
-        ("table", shown),
+        ("table", settings),
         ("heading", 2, "Published numbers beside ours"),
         ("text", f"Other data, models and machines: no row is the same measurement. Evidence classes: {classes}."),
         ("table", published_table(metrics)),

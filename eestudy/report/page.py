@@ -13,7 +13,6 @@ import re
 import numpy as np
 import pandas as pd
 
-from eestudy.metrics import LEVEL
 from eestudy.untrusted import plain_text
 
 MOST_DIGITS = 5  # after the point, of an interval
@@ -58,20 +57,6 @@ def word(item: dict, above: str, below: str, across: str, zero: float = 0.0) -> 
     """
     low, high = item["ci95"] or (zero, zero)
     return above if low > zero else below if high < zero else across
-
-
-def adjusted_word(item: dict, p: dict | None, above: str, below: str) -> str:
-    """What a difference shows once all comparisons count.
-
-    Args:
-        item: {"value"}; p: {"value"} adjusted for their number, None where no model was trained twice; above, below:
-        what to say of a value above 0, below it.
-    """
-    if p is None:
-        return "undecided, no model was trained twice"
-    if p["value"] >= LEVEL:
-        return "no difference is shown"
-    return above if item["value"] > 0 else below
 
 
 def percent(item: dict | None, digits: int = 0) -> str:

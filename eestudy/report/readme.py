@@ -9,7 +9,8 @@ import pandas as pd
 
 from eestudy import artifacts
 from eestudy.report.datasets import by_name, dataset_blocks
-from eestudy.report.page import adjusted_word, number, percent, to_markdown, with_interval, word
+from eestudy.report.page import number, percent, to_markdown, with_interval, word
+from eestudy.verdicts import shown
 
 FAULTS = artifacts.reference_dir() / "faults.csv"
 RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_truncated_program",
@@ -60,7 +61,8 @@ def _word(item: dict) -> str:
 ANSWERED = ("early_exit_minus_full_depth", "dynamic_minus_static_same_cost", "static_selected_minus_full_depth",
             "early_exit_minus_evidence_model", "llm_minus_evidence_model",
             "early_exit_minus_full_depth_similar_users_only",
-            "early_exit_minus_full_depth_no_retrieval")  # differences of AUC
+            "early_exit_minus_full_depth_no_retrieval",
+            "llm_minus_best_classic_all_labels")  # differences of AUC
 
 
 def readme_answer(metrics: dict) -> str:
@@ -87,7 +89,8 @@ def readme_answer(metrics: dict) -> str:
         f"out at the layer that validation chooses: against full depth {text[2]}, and early exit is {speed}, "
         f"{with_interval(fixed, 2)} times as many of the fullest requests.\n"
         f"- **Would no LLM do?** AUC against the simple model on the numbers that the prompt shows: early exit "
-        f"{text[3]}; the LLM at full depth {text[4]}.{_untaught(values)}"
+        f"{text[3]}; the LLM at full depth {text[4]}. The LLM at full depth against the best click model without one, "
+        f"fitted on all training data: {text[7]}.{_untaught(values)}"
     )
 
 
@@ -95,11 +98,12 @@ def _untaught(values: dict) -> str:
     """Whether what the language model was taught matters, where that was tried."""
     known = {name: item for name, item in values.items() if item and item["value"] is not None}
     item, p = (known.get(f"{name}_random_backbone_minus_main") for name in ("auc", "p_adjusted"))
-    if item is None:
+    labels = known.get("n_ablation_labels")
+    if item is None or labels is None:
         return ""
-    labels = number(known["n_ablation_labels"]["value"], 0)
-    return (f" Random weights in place of the language model's, both trained on {labels} labels: "
-            f"{adjusted_word(item, p, 'better', 'worse')}, {with_interval(item, signed=True)}.")
+    said = shown(item["value"], item["ci95"], p["value"] if p else None, "random weights are better", "it does")
+    return (f"\n- **Does it matter what the LLM was taught?** Random weights in its place, both trained on about "
+            f"{labels['value']:,.0f} labels, AUC {with_interval(item, signed=True)}: {said}.")
 
 
 def _sizes(values: dict) -> str:

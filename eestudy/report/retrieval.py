@@ -33,7 +33,13 @@ def _effect(values: dict) -> str:
     both, similar = (_moved(values.get(f"auc_{name}_gain")) for name in ("retrieval", "similar_users"))
     if not both or not similar:
         return ""
-    return f"Evidence in the prompt, all of it, {both}; similar users' alone, as in the paper, {similar}."
+    paper = "" if _without_stars(values) else ", as in the paper,"
+    return f"Evidence in the prompt, all of it, {both}; similar users' alone{paper} {similar}."
+
+
+def _without_stars(values: dict) -> bool:
+    """Whether nobody rates: similar users then say how similar they are, and not what they think."""
+    return "auc_match" in values
 
 
 def _moved(item: dict | None) -> str:
@@ -68,11 +74,14 @@ def _popularity(values: dict) -> str:
     chosen, alone = values.get("auc_others_mean_graph_minus_random"), values.get("auc_others_mean")
     if chosen is None or alone is None or chosen["ci95"] is None:
         return ""
-    said = word(chosen, "it matters whom one asks", "random ones tell more",
+    anybody, matters = "random ones", "it matters whom one asks"
+    if _without_stars(values):
+        anybody, matters = "random similarities", "the graph's similarity tells something"
+    said = word(chosen, matters, f"{anybody} tell more",
                 f"no difference shown, though one of up to {number(chosen['ci95'][1], 3)} is not excluded")  # fmt: skip
     facts = [f"{name} {number(values[key]['value'], 3)}" for key, name in FACTS.items() if key in values]
     return (f"Without an LLM, similar users have an AUC of {number(alone['value'], 3)}, "
-            f"{with_interval(chosen, signed=True)} against random ones: {said}. "
+            f"{with_interval(chosen, signed=True)} against {anybody}: {said}. "
             f"Beside it: {', '.join(facts)}.")  # fmt: skip
 
 
@@ -91,13 +100,23 @@ def _against_llm(values: dict) -> str:
     ratio = values.get("retriever_lookup_ratio_llm_vs_gcn")
     if any(item is None or item["ci95"] is None for item in (alone, read, ratio)):
         return ""
-    said = word(read, "better", "worse", "no difference shown")
     whole = values.get("retriever_request_ratio_llm_vs_gcn")
-    request = f", with all that a request needs {_times(whole)}" if whole is not None and whole["ci95"] else ""
-    return (f"Raters by the graph against raters by an LLM that reads the histories: {said}, AUC of the LLM reading "
-            f"their ratings {with_interval(read, signed=True)}, of the ratings alone "
-            f"{with_interval(alone, signed=True)}; after a new interaction the LLM's look-up takes {_times(ratio)} "
-            f"times as long{request}.")  # fmt: skip
+    request = f", for all targets of a request {_times(whole)}" if whole is not None and whole["ci95"] else ""
+    verdicts = [f"{with_interval(item, signed=True)} ({word(item, 'better', 'worse', 'no difference shown')})"
+                for item in (alone, read)]  # fmt: skip
+    return ("Neighbours by the graph against neighbours by a small LLM, frozen and not tuned to retrieve, that reads "
+            f"the histories: AUC of what they say alone {verdicts[0]}, of the LLM reading it {verdicts[1]}; after a "
+            f"new interaction the LLM's look-up takes {_times(ratio)} times as long{_milliseconds(values, 'after')}"
+            f"{request}{_milliseconds(values, 'ready')}.")  # fmt: skip
+
+
+def _milliseconds(values: dict, row: str) -> str:
+    """Both medians of a row of the table; '' where they are not known."""
+    llm, graph = (values.get(f"retriever_{row}_ms_p50_{way}") for way in ("llm", "gcn"))
+    if llm is None or graph is None:
+        return ""
+    pair = f"{number(llm['value'], 3)} ms against {number(graph['value'], 3)} ms"
+    return f" ({pair})" if row == "after" else f"; with every vector at hand {pair}"
 
 
 def _times(ratio: dict) -> str:
