@@ -373,7 +373,7 @@ def test_the_gain_to_quote_is_the_smaller_one():
         said = narrative._trained_apart(values)
         assert f"the smaller one: {quoted} [" in said[1]
         assert said[0].startswith("Trained apart, on about 2,600 labels each: ") and "undecided" in said[0]
-        for p, verdict in ((0.04, "a model with all evidence wins."), (0.06, "a model with all evidence wins by itself")):
+        for p, verdict in ((0.04, "a model with all evidence wins."), (0.06, "a model with all evidence wins by it")):
             more = values | {f"p_adjusted_{name}": item(p), f"auc_{name}_compared": item(0.518)}
             said = narrative._trained_apart(more)[0]
             assert f"; {verdict}" in said and f"p {p:.3f} adjusted" in said and "(AUC 0.518)" in said
