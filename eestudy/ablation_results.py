@@ -126,10 +126,12 @@ def ends_sentence(found: Ablations | None, lines: Mapping[tuple[str, str], str])
     for (row, mode), name in lines.items() if found is not None else ():
         part = _curve(found.curves, row, mode).query("seed == 0")
         if len(part):
-            first, last = (f"{one['value']:.3f} [{one['lo']:.3f}, {one['hi']:.3f}]"
-                           for one in (part.iloc[0], part.iloc[-1]))  # fmt: skip
-            said.append(f"{name} {first} and {last}")
+            said.append(f"{name} {_with_ends(part.iloc[0])} and {_with_ends(part.iloc[-1])}")
     return f"- AUC at the first and at the last exit: {'; '.join(said)}.\n" if said else ""
+
+
+def _with_ends(line: Mapping) -> str:
+    return f"{line['value']:.3f} [{line['lo']:.3f}, {line['hi']:.3f}]"
 
 
 def _curve(curves: pd.DataFrame, row: str, mode: str) -> pd.DataFrame:
@@ -148,9 +150,9 @@ def budget_sentences(found: Ablations) -> list[str]:
         return []
     last = lines.iloc[-1]
     doubt = "" if last["lo"] > 0.5 else " That is not above chance for sure: this table then says little."
-    return [f"At the common budget the row {MAIN} comes to an AUC of {last['value']:.3f} "
-            f"[{last['lo']:.3f}, {last['hi']:.3f}] at full depth.{doubt} Models are compared at the exit that "
-            "validation chooses for each, where nothing else is said: with few labels the deep heads lag behind."]
+    return [f"At the common budget the row {MAIN} comes to an AUC of {_with_ends(last)} at full depth.{doubt} Models "
+            "are compared at the exit that validation chooses for each, where nothing else is said: with few labels "
+            "the deep heads lag behind."]
 
 
 def duels_text(found: Ablations | None) -> str:
