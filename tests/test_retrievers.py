@@ -13,7 +13,7 @@ from eestudy.backbone import encoding
 from eestudy.report.retrieval import retrieval_sentences
 from eestudy.retriever import roster, told
 from eestudy.retrievers import __main__ as step
-from eestudy.retrievers import lookups, material, reading, table, vectors
+from eestudy.retrievers import lookups, material, reading, table, users, vectors
 
 TOKENIZER = toys.byte_tokenizer()
 TEXTS = ["Alien 5; Heat 3.", "", "Up", "A much longer history; of many titles; that goes on and on 4.", "Fargo 2"]
@@ -106,7 +106,7 @@ def test_encoding_goes_on_where_it_was_killed(run, monkeypatch):
 
 def test_centring_takes_the_common_part_from_all_that_is_known():
     given = np.array([[3.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
-    found, mean = retriever.centred(given)
+    found, mean = users.centred(given)
     assert mean.tolist() == [2, 1] and found.tolist() == [[1, 0], [0, 0], [-1, 0]]
 
 
@@ -215,6 +215,18 @@ def test_without_stars_the_same_similarities_are_shown_as_digits(measured, made)
     assert all(len(digits) in (0, 1) for digits in shown["llm"]["others"])
     assert all(len(digits) in (0, 2) for digits in shown["own_llm"]["own"])
     assert {len(digits) for digits in shown["own_llm"]["others"]} == {0}
+    graph = made[0]["graph"].users / np.linalg.norm(made[0]["graph"].users, axis=1, keepdims=True).clip(1e-9)
+    for name in ("random", "most active"):  # they choose, and the graph says how alike the chosen are to who asks
+        score = {"random": made[0][name].users @ made[0][name].users.T, "most active": made[0][name].users.T}[name]
+        for place, row in enumerate(found.asked.itertuples()):
+            seen = allowed_of(found, row)
+            buyers = np.sort(seen.loc[seen["item_id"] == row.item_id, "user_id"].to_numpy())
+            length = np.linalg.norm(made[0][name].users[buyers], axis=1) if name == "random" else 1
+            of = score[row.user_id if name == "random" else 0][buyers] / length
+            chosen = buyers[np.argsort(-of, kind="stable")[:3]]
+            said = evidence[name]["others_mean"][place]
+            assert np.isclose(said, (graph[chosen] @ graph[row.user_id]).mean(), atol=1e-5) if len(chosen) \
+                else np.isnan(said)
     both = shown["gcn_own_sentence"]
     assert both["match"].equals(shown["own_sentence"]["match"]) and both["others_mean"].equals(
         shown["gcn"]["others_mean"])  # fmt: skip
@@ -257,7 +269,7 @@ def test_a_tie_with_the_request_is_not_before_it():
 
 def test_averaged_users_are_the_mean_of_their_items_directions():
     items = np.array([[3.0, 4.0], [0.0, 2.0], [0.0, 0.0]])
-    found = retriever.averaged(pd.DataFrame({"user_id": [0, 0, 2], "item_id": [0, 1, 2]}), items, 3)
+    found = users.averaged(pd.DataFrame({"user_id": [0, 0, 2], "item_id": [0, 1, 2]}), items, 3)
     np.testing.assert_allclose(found, [[0.3, 0.9], [0, 0], [0, 0]], atol=1e-6)
 
 
@@ -351,6 +363,9 @@ def test_what_is_timed_finds_the_neighbours_that_the_evidence_shows(measured, ma
                 way = {"graph": "own_gcn", "llm": "own_llm", "sentence": "own_sentence"}[name]
                 match = racing[f"{way}/{lookups.READY}"](one)[-1]
                 assert match == pytest.approx(evidence[name]["match"][place], abs=1e-5)
+            for way, name in (("random", "random"), ("most_active", "most active")):
+                _, near = racing[f"{way}/{lookups.READY}"](one)
+                assert near.mean() == pytest.approx(evidence[name]["others_mean"][place], abs=1e-5)
         assert np.array_equal(both[0][1], both[1][1]) and len(both[0][0]) == len(both[1][0])
         everything = racing[f"gcn/{lookups.REQUEST}"](one)
         assert len(everything) == len(one.targets) and np.array_equal(everything[0][0], both[1][0])
@@ -372,7 +387,20 @@ def test_only_the_llm_reads_when_an_interaction_comes_in(measured, made, model, 
 # --- the table
 
 
-def test_every_way_has_one_whole_line(measured):
+def metrics_on_the_rows_read(found, made):
+    """AUC of the LLM less AUC of the signal alone, way by way, on the rows that the LLM reads."""
+    read = artifacts.read_table(found.run, "retriever_reading.parquet")
+    ways, _, shown = evidence_of(found, made)
+    less = {}
+    for way in ways[1:]:
+        alone = pd.Series(retriever.signal(way, shown[way.name], found.cfg.data.has_stars), index=found.asked["row"])
+        part = read[read["way"] == way.name]
+        label = found.asked.set_index("row").loc[part["row"], "label"]
+        less[way.name] = metrics.auc(label, part["p_yes"]) - metrics.auc(label, alone[part["row"]])
+    return less
+
+
+def test_every_way_has_one_whole_line(measured, made):
     found, line = measured
     ways = retriever.ways_of(found.cfg.data.has_stars)
     assert line.index.tolist() == [way.name for way in ways]
@@ -387,6 +415,10 @@ def test_every_way_has_one_whole_line(measured):
     assert line["words"].str.contains("rat(?:ers|ings)").any() == found.cfg.data.has_stars
     compared = line["auc_alone_minus"].notna()
     assert compared.tolist() == [bool(way.against) for way in ways]
+    both = metrics_on_the_rows_read(found, made[0])
+    beyond = line["auc_llm_minus_alone"].drop(index="none")
+    assert np.isfinite(beyond).all() and np.isnan(line.loc["none", "auc_llm_minus_alone"])
+    assert beyond.to_dict() == pytest.approx(both)
 
 
 def test_the_neighbours_alone_are_judged_on_all_rows(measured):
@@ -408,6 +440,10 @@ def test_differences_are_paired_and_against_the_graph_with_the_same_sides():
     expected = metrics.difference(label, scores["own_llm"], scores["own_gcn"], user, 50, 0)
     assert found.loc["own_llm", "auc_minus"] == pytest.approx(expected["value"])
     assert tuple(found.loc["own_llm", ["auc_minus_lo", "auc_minus_hi"]]) == pytest.approx(expected["ci95"])
+    beyond = table.beyond_alone(label, scores, {"own_gcn": scores["own_gcn"], "gcn": scores["random"]}, user, 50, 0)
+    expected = metrics.difference(label, scores["gcn"], scores["random"], user, 50, 0)
+    assert beyond.loc["own_gcn"].tolist() == [0, 0, 0] and expected["ci95"][0] > 0
+    assert beyond.loc["gcn"].tolist() == pytest.approx([expected["value"], *expected["ci95"]])
 
 
 def test_the_ratio_of_medians_is_paired_by_request():
@@ -479,7 +515,7 @@ def test_the_report_says_who_wins_only_where_the_interval_does(ends, word):
 def test_the_finding_names_whom_to_ask_with_every_interval(measured):
     _, line = measured
     said = retriever.ways_sentence(line)
-    assert said.count("[") == 12 and line.loc[line["auc_llm"].idxmax(), "words"] in said and "nan" not in said
+    assert said.count("[") == 15 and line.loc[line["auc_llm"].idxmax(), "words"] in said and "nan" not in said
 
 
 def test_the_table_is_told_where_it_is_of_this_run(measured, monkeypatch, tmp_path):
@@ -488,6 +524,9 @@ def test_the_table_is_told_where_it_is_of_this_run(measured, monkeypatch, tmp_pa
     mine = retriever.told_retrievers(found.run)
     assert mine.own and mine.table.equals(artifacts.read_table(found.run, artifacts.RETRIEVERS).set_index("way"))
     assert retriever.shown_table(mine.table).shape[0] == len(line)
+    with monkeypatch.context() as patch:
+        patch.setattr(told, "NEWEST", "a column that did not exist when this table was made")
+        assert retriever.told_retrievers(found.run) is None
     stored = artifacts.read_json(found.run, "calibration.json")
     artifacts.write_json(found.run, "calibration.json", {**stored, "trained": "anew"})
     try:
@@ -513,7 +552,8 @@ def test_the_ways_are_what_the_study_names():
     graph_of = {True: "graph", False: None}
     for way in filter(lambda one: one.against, ways.values()):
         same = ways[way.against]
-        assert (same.users, same.items) == (graph_of[bool(way.users)], graph_of[bool(way.items)])
+        sides = graph_of[bool(way.users) and way.name != "gcn_own_gcn"], graph_of[bool(way.items)]
+        assert (same.users, same.items) == sides  # of both sides, the user's own
     assert [ways[name].mode for name in ("none", "llm", "own_llm", "gcn_own_gcn")] == [
         "none", "similar_users", "both", "both"]  # fmt: skip
     assert roster.SIDES.keys() == {"others", "own"} and retrievers.__doc__

@@ -23,14 +23,10 @@ from eestudy.retriever.matches import add_digits, match_evidence, split_matches,
 from eestudy.retriever.roster import (
     WAYS,
     Way,
-    averaged,
-    centred,
     combine,
-    embedding_retriever,
     look_up,
-    recent_items,
+    shown_by,
     signal,
-    users_needed,
     ways_of,
 )
 from eestudy.retriever.search import build_index, lookup_times, neighbors, search
@@ -53,11 +49,10 @@ from eestudy.retriever.told import (
 
 __all__ = [
     "FEATURES", "MATCH_FEATURES", "Retriever", "SENTENCE_FEATURES", "TITLE_FEATURES", "Told", "WAYS", "Way",
-    "add_digits", "averaged", "bipartite_edges", "build_evidence", "build_index", "centred", "combine",
-    "embedding_retriever", "evidence_model_scores", "fold_in", "graph_interactions", "graph_retriever", "look_up",
-    "lookup_times", "make_model", "match_evidence", "neighbors", "propagation_matrix", "rank_items", "rating_matrix",
-    "recent_items", "retriever_entries", "rival_retrievers", "search", "sentence_similarity", "sentence_vectors",
-    "shown_table", "signal", "split_evidence", "split_matches", "split_titles", "subject", "taken_by_neighbors",
-    "title_evidence", "title_similarity", "told_retrievers", "train_lightgcn", "users_needed", "vector_similarity",
-    "ways_of", "ways_sentence",
+    "add_digits", "bipartite_edges", "build_evidence", "build_index", "combine", "evidence_model_scores", "fold_in",
+    "graph_interactions", "graph_retriever", "look_up", "lookup_times", "make_model", "match_evidence", "neighbors",
+    "propagation_matrix", "rank_items", "rating_matrix", "retriever_entries", "rival_retrievers", "search",
+    "sentence_similarity", "sentence_vectors", "shown_by", "shown_table", "signal", "split_evidence", "split_matches",
+    "split_titles", "subject", "taken_by_neighbors", "title_evidence", "title_similarity", "told_retrievers",
+    "train_lightgcn", "vector_similarity", "ways_of", "ways_sentence",
 ]  # fmt: skip

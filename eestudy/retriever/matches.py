@@ -10,6 +10,7 @@ import pandas as pd
 
 from eestudy.retriever.evidence import (
     Retriever,
+    Similarity,
     forward_parts,
     group_before,
     mean_of_each,
@@ -23,7 +24,8 @@ SHOWN = {"others": ("others_mean",), "own": ("match", "own_mean")}  # a digit ea
 
 
 def match_evidence(
-    rows: pd.DataFrame, allowed: pd.DataFrame, retriever: Retriever, n_similar_users: int
+    rows: pd.DataFrame, allowed: pd.DataFrame, retriever: Retriever, n_similar_users: int,
+    chosen_by: Similarity | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Three similarities per pair of a user and a target, from what was taken before its request only.
 
@@ -32,6 +34,7 @@ def match_evidence(
         allowed: user_id, item_id, rating, timestamp (s) of what was taken and may be known; none of the Q pairs.
         retriever: with users and items in one space.
         n_similar_users: takers of the target whose similarity counts, at most.
+        chosen_by: who chooses these takers; None: the retriever. Whose similarity counts is the retriever's anyway.
 
     Returns:
         Q rows in the order given: row, n_user (what the user took), n_item (by how many the target was taken),
@@ -48,7 +51,11 @@ def match_evidence(
     refuse_own_rating(rows, allowed)
     by_item = group_before(allowed, "item_id", "user_id", item, before)  # who took the target
     by_user = group_before(allowed, "user_id", "item_id", user, before)  # what the user took
-    others = [near for _, near in most_similar(by_item, user, retriever.user_similarity, n_similar_users)]
+    chosen = most_similar(by_item, user, chosen_by or retriever.user_similarity, n_similar_users)
+    others = [near for _, near in chosen]
+    if chosen_by:
+        who = [by_item.other[places] for places, _ in chosen]
+        others = similarity_of_each(user, who, retriever.user_similarity)
     closest = most_similar(by_user, item, retriever.item_similarity, 1)
     return pd.DataFrame({
         "row": rows["row"].to_numpy(), "n_user": by_user.count(), "n_item": by_item.count(),
@@ -56,6 +63,22 @@ def match_evidence(
         "own_mean": mean_of_each([near for _, near in closest]),
         "own_items": [by_user.other[places] for places, _ in closest],
     })  # fmt: skip
+
+
+def similarity_of_each(query: np.ndarray, found: list[np.ndarray], similarity: Similarity) -> list[np.ndarray]:
+    """How alike each query and the ids found for it are.
+
+    Args:
+        query: [Q] ids.
+        found: Q arrays of ids.
+        similarity: of a query and an id.
+
+    Returns:
+        Q arrays, as long as those found.
+    """
+    size = [len(ids) for ids in found]
+    flat = similarity(np.repeat(query, size), np.concatenate([np.zeros(0, np.int64), *found]))
+    return np.split(flat, np.cumsum(size)[:-1])
 
 
 def digit_edges(values) -> np.ndarray:

@@ -6,16 +6,14 @@ own ratings are chosen. Evidence is looked up once per `Retriever`; the ways onl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
 
-from eestudy.retriever.evidence import Retriever, build_evidence, vector_similarity
+from eestudy.retriever.evidence import Retriever, Similarity, build_evidence
 from eestudy.retriever.matches import SHOWN, add_digits, match_evidence
-from eestudy.retriever.search import normalise
 
 SIDES = {"others": ("others", "others_mean"), "own": ("own", "own_mean", "match")}  # columns of evidence
 
@@ -28,7 +26,8 @@ class Way:
     users: str | None
     items: str | None
     words: str
-    against: str = ""  # the graph's way with the same sides, which it is compared with
+    without_stars: str = ""  # the words where nobody rates, if they are others; what is shown are similarities there
+    against: str = ""  # the graph's way that it is compared with: of the same sides, or for both sides the user's own
 
     @property
     def mode(self) -> str:
@@ -38,72 +37,55 @@ class Way:
 
 WAYS = (
     Way("none", None, None, "nobody is asked"),
-    Way("random", "random", None, "random raters of the target", "gcn"),
-    Way("most_active", "most active", None, "its most active raters", "gcn"),
-    Way("cosine", "cosine on ratings", None, "raters by cosine of rating vectors", "gcn"),
-    Way("sentence", "sentence", None, "raters by sentence embedding of liked titles, averaged", "gcn"),
-    Way("llm_titles", "llm titles", None, "raters by LLM embedding of liked titles, averaged", "gcn"),
-    Way("llm", "llm", None, "raters by LLM embedding of the history's text (the paper's LLM retriever)", "gcn"),
-    Way("gcn_last_layer", "graph, last layer", None, "raters by GCN, last layer", "gcn"),
-    Way("gcn_folded_in", "graph, folded in", None, "raters by GCN, the asking user folded in", "gcn"),
-    Way("gcn", "graph", None, "raters by GCN, mean of layers (the paper's)"),
-    Way("own_gcn", None, "graph", "own ratings of similar items, by GCN (as ItemRAG)"),
-    Way("own_llm", None, "llm", "own ratings of similar items, by LLM embedding of titles (ReLLa's SUBR)", "own_gcn"),
-    Way("own_sentence", None, "sentence", "own ratings of similar items, by sentence embedding", "own_gcn"),
-    Way("gcn_own_gcn", "graph", "graph", "GCN raters and GCN own items (this study's evidence)"),
-    Way("gcn_own_sentence", "graph", "sentence", "GCN raters and sentence-similar own items", "gcn_own_gcn"),
+    Way("random", "random", None, "random raters of the target", "its buyers drawn at random, by the GCN's similarity",
+        "gcn"),
+    Way("most_active", "most active", None, "its most active raters", "its most active buyers, by the GCN's similarity",
+        "gcn"),
+    Way("cosine", "cosine on ratings", None, "raters by cosine of rating vectors", against="gcn"),
+    Way("sentence", "sentence", None, "raters by sentence embedding of liked titles, averaged",
+        "buyers by sentence embedding of titles taken, averaged", "gcn"),
+    Way("llm_titles", "llm titles", None, "raters by LLM embedding of liked titles, averaged",
+        "buyers by LLM embedding of titles taken, averaged", "gcn"),
+    Way("llm", "llm", None, "raters by LLM embedding of the history's text (the paper's way, untuned)",
+        "buyers by LLM embedding of the history's text (the paper's way, untuned)", "gcn"),
+    Way("gcn_last_layer", "graph, last layer", None, "raters by GCN, last layer", "buyers by GCN, last layer", "gcn"),
+    Way("gcn_folded_in", "graph, folded in", None, "raters by GCN, the asking user folded in",
+        "buyers by GCN, the asking user folded in", "gcn"),
+    Way("gcn", "graph", None, "raters by GCN, mean of layers (the paper's)",
+        "buyers by GCN, mean of layers (the paper's)"),
+    Way("own_gcn", None, "graph", "own ratings of similar items, by GCN (as ItemRAG)",
+        "match with the user and with items taken, by GCN"),
+    Way("own_llm", None, "llm", "own ratings of similar items, by LLM embedding of titles (ReLLa's SUBR)",
+        "match with the user and with items taken, by LLM embedding", "own_gcn"),
+    Way("own_sentence", None, "sentence", "own ratings of similar items, by sentence embedding",
+        "match with the user and with items taken, by sentence embedding", "own_gcn"),
+    Way("gcn_own_gcn", "graph", "graph", "GCN raters and GCN own items (this study's evidence)",
+        "buyers and match, by GCN (this study's evidence)", "own_gcn"),
+    Way("gcn_own_sentence", "graph", "sentence", "GCN raters and sentence-similar own items",
+        "buyers by GCN, match by sentence embedding", "gcn_own_gcn"),
 )
 
 
 def ways_of(stars: bool) -> tuple[Way, ...]:
-    """The ways that a dataset has: without stars there are no rating vectors."""
-    return tuple(way for way in WAYS if stars or way.name != "cosine")
+    """The ways that a dataset has, in its words: without stars there are no rating vectors."""
+    if stars:
+        return WAYS
+    return tuple(replace(way, words=way.without_stars or way.words) for way in WAYS if way.name != "cosine")
 
 
-def averaged(items_of: pd.DataFrame, item_vectors: np.ndarray, n_users: int) -> np.ndarray:
-    """Every user as the mean of their items' directions.
+def shown_by(users: str | None, stars: bool) -> str:
+    """Whose similarity of the users found is shown where there are no ratings to show; '' for nobody's.
 
-    Args:
-        items_of: user_id, item_id.
-        item_vectors: [I, D].
-        n_users: U.
-
-    Returns:
-        float32 [U, D]; zeros for a user without items.
+    Chance and activity choose users, but do not say how alike they are to who asks: the graph says it for them.
     """
-    pairs = (items_of["user_id"].to_numpy(), items_of["item_id"].to_numpy())
-    shape = (n_users, len(item_vectors))
-    of = csr_array((np.ones(len(items_of), dtype=np.float32), pairs), shape=shape)
-    count = np.maximum(np.bincount(pairs[0], minlength=n_users), 1)[:, None]
-    return (of @ normalise(item_vectors) / count).astype(np.float32)
-
-
-def centred(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors less the mean of those that are not zero, which stay zero; and that mean.
-
-    A decoder's states share one large direction: without this step all texts look alike.
-
-    Args:
-        vectors: [N, D].
-
-    Returns:
-        float32 [N, D] and [D].
-
-    Source: Mu and Viswanath, "All-but-the-Top" (ICLR 2018), its first step.
-    """
-    known = vectors.any(axis=1, keepdims=True)
-    mean = (vectors.sum(axis=0) / max(int(known.sum()), 1)).astype(np.float32)
-    return np.where(known, vectors - mean, 0).astype(np.float32), mean
-
-
-def embedding_retriever(name: str, users: np.ndarray, items: np.ndarray) -> Retriever:
-    """Cosine of any vectors. Args: name; users [U, D] and items [I, D] in one space, received as arrays."""
-    return Retriever(name, vector_similarity(users), vector_similarity(items), vector_similarity(users, items))
+    if stars or not users:
+        return ""
+    return "graph" if users in ("random", "most active") else users
 
 
 def look_up(
     asked: pd.DataFrame, reference: pd.DataFrame, allowed: pd.DataFrame, retriever: Retriever,
-    numbers: tuple[int, int], stars: bool,
+    numbers: tuple[int, int], stars: bool, chosen_by: Similarity | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Evidence of the rows asked, as a prompt shows it.
 
@@ -114,13 +96,14 @@ def look_up(
         retriever: who is similar.
         numbers: similar users and similar items to show, at most.
         stars: whether the dataset has any.
+        chosen_by: without stars, who chooses the users whose similarity is shown; None: the retriever itself.
 
     Returns:
         Rows of `build_evidence`, or of `match_evidence` with `add_digits`, in the order asked.
     """
     if stars:
         return build_evidence(asked, allowed, retriever, *numbers)
-    both = match_evidence(pd.concat([asked, reference]), allowed, retriever, numbers[0])
+    both = match_evidence(pd.concat([asked, reference]), allowed, retriever, numbers[0], chosen_by)
     return add_digits(both.iloc[:len(asked)], both.iloc[len(asked):])
 
 
@@ -161,21 +144,3 @@ def signal(way: Way, shown: pd.DataFrame, stars: bool) -> np.ndarray | None:
         return None
     filled = shown[columns].fillna(shown[columns].mean()).fillna(0.0)
     return filled.rank(pct=True).mean(axis=1).to_numpy()
-
-
-def users_needed(asked: pd.DataFrame, allowed: pd.DataFrame) -> np.ndarray:
-    """Ids, ascending, of all whose vectors a look-up may touch: who asks, and who rated a target."""
-    raters = allowed.loc[allowed["item_id"].isin(asked["item_id"]), "user_id"]
-    return np.union1d(asked["user_id"].to_numpy(), raters.to_numpy())
-
-
-def recent_items(allowed: pd.DataFrame, users: Iterable[int], n_recent: int) -> dict[int, pd.DataFrame]:
-    """The latest interactions of each user, oldest first; ties in time by row.
-
-    Args:
-        allowed: row, user_id, item_id, rating, timestamp.
-        users: ids.
-        n_recent: interactions at most.
-    """
-    wanted = allowed[allowed["user_id"].isin(list(users))].sort_values(["user_id", "timestamp", "row"])
-    return dict(list(wanted.groupby("user_id").tail(n_recent).groupby("user_id")))

@@ -13,6 +13,8 @@ from eestudy.artifacts import metric
 MEASURED = ("evidence.parquet", "embeddings.safetensors", "adapter.safetensors", "exit_heads.safetensors",
             "calibration.json")  # fmt: skip
 
+NEWEST = "auc_llm_minus_alone"  # a column: a table that lacks it is of an older version, and not told
+
 
 @dataclass(frozen=True)
 class Told:
@@ -29,12 +31,12 @@ def subject(run: artifacts.Run) -> str:
 
 def told_retrievers(run: artifacts.Run) -> Told | None:
     """The run's own table, if it is of its present evidence and weights; else the committed reference's, else None."""
-    name = artifacts.RETRIEVERS
-    mark = artifacts.read_meta(run, name).get("measured_on")
-    if artifacts.artifact_hash(run, name) and mark == subject(run):
-        return Told(artifacts.read_table(run, name).set_index("way"), True)
-    path = artifacts.committed_dir(run) / name
-    return Told(pd.read_csv(path).set_index("way"), False) if path.exists() else None
+    name, committed = artifacts.RETRIEVERS, artifacts.committed_dir(run) / artifacts.RETRIEVERS
+    own = bool(artifacts.artifact_hash(run, name)) and artifacts.read_meta(run, name).get("measured_on") == subject(run)
+    if not own and not committed.exists():
+        return None
+    table = (artifacts.read_table(run, name) if own else pd.read_csv(committed)).set_index("way")
+    return Told(table, own) if NEWEST in table else None
 
 
 def retriever_entries(table: pd.DataFrame) -> list[dict]:
@@ -75,24 +77,29 @@ def _entry(name: str, row: pd.Series, column: str, unit: str, n, kind: str = "qu
 
 def shown_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table for reading: numbers with their intervals, what was not measured left empty."""
-    def said(column: str, digits: int = 3, sign: str = "") -> list[str]:
-        return [f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]" if np.isfinite(value)
-                else "" for value, low, high in zip(table[column], table[f"{column}_lo"], table[f"{column}_hi"],
-                                                    strict=True)]  # fmt: skip
+    def said(column: str, sign: str = "") -> list[str]:
+        return [_with_ends(row, column, sign) for _, row in table.iterrows()]
 
     return pd.DataFrame({
-        "AUC alone": said("auc_alone"), "less the graph's": said("auc_alone_minus", sign="+"),
-        "AUC, LLM reading": said("auc_llm"), "LLM less the graph's": said("auc_llm_minus", sign="+"),
+        "AUC alone": said("auc_alone"), "alone, less its rival": said("auc_alone_minus", "+"),
+        "AUC, LLM reading": said("auc_llm"), "LLM, less its rival": said("auc_llm_minus", "+"),
+        "LLM less alone": said("auc_llm_minus_alone", "+"),
         "log loss, LLM": said("log_loss_llm"), "tokens added": table["tokens_added"].round(1).to_numpy(),
     }, index=table["words"].rename(None))  # fmt: skip
+
+
+def _with_ends(row: pd.Series, column: str, sign: str = "") -> str:
+    """'0.712 [0.690, 0.731]', or nothing where there is no number."""
+    value, *ends = (row[f"{column}{end}"] for end in ("", "_lo", "_hi"))
+    return f"{value:{sign}.3f} [{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]" if np.isfinite(value) else ""
 
 
 def ways_sentence(table: pd.DataFrame) -> str:
     """Who is worth asking: the graph against the LLM, the same LLM made cheap, and chance; each with its interval."""
     def less(way: str, column: str) -> str:
-        value, low, high = (table.loc[way, f"{column}_minus{end}"] for end in ("", "_lo", "_hi"))
+        low, high = (table.loc[way, f"{column}_minus{end}"] for end in ("_lo", "_hi"))
         word = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
-        return f"{value:+.3f} [{low:+.3f}, {high:+.3f}] ({word})"
+        return f"{_with_ends(table.loc[way], f'{column}_minus', '+')} ({word})"
 
     def both(way: str) -> str:
         return f"AUC alone {less(way, 'auc_alone')}, read by the LLM {less(way, 'auc_llm')}"
@@ -101,16 +108,15 @@ def ways_sentence(table: pd.DataFrame) -> str:
         value, low, high = (table.loc[way, f"ratio{end}"] for end in ("", "_lo", "_hi"))
         return f"{value:,.1f} [{low:,.1f}, {high:,.1f}] times"
 
-    def reached(way: str) -> str:
-        value, low, high = (table.loc[way, f"auc_llm{end}"] for end in ("", "_lo", "_hi"))
-        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-    best = table["auc_llm"].idxmax()
+    best, own = table["auc_llm"].idxmax(), table.loc["own_gcn"]
     return (
         f"against the graph's neighbours, those of the LLM that reads the histories, frozen and not tuned to retrieve: "
         f"{both('llm')}; after a new interaction its look-up takes {times('llm')} as long. The same LLM with every "
         f"title read beforehand and a user's titles averaged: {both('llm_titles')}; {times('llm_titles')} as long. "
-        f"Random ones: {both('random')}. The graph with the asking user folded in, against the trained vector: "
-        f"{both('gcn_folded_in')}. The highest AUC of the LLM reading, {reached(best)}, is that of "
-        f"{table.loc[best, 'words']}; with the user's own side by the graph alone it is {reached('own_gcn')}."
+        f"{table.loc['random', 'words'].capitalize()}: {both('random')}. The graph with the asking user folded in, "
+        f"against the trained vector: {both('gcn_folded_in')}. The highest AUC of the LLM reading, "
+        f"{_with_ends(table.loc[best], 'auc_llm')}, is that of {table.loc[best, 'words']}; with the user's own side by "
+        f"the graph alone it is {_with_ends(own, 'auc_llm')}. What similar users add to that side: "
+        f"{both('gcn_own_gcn')}. The LLM that reads both, against the same numbers alone: AUC "
+        f"{_with_ends(table.loc['gcn_own_gcn'], 'auc_llm_minus_alone', '+')}."
     )  # fmt: skip

@@ -16,8 +16,9 @@ from eestudy.retrievers.material import Material, load_material
 from eestudy.retrievers.vectors import all_vectors, make_retrievers
 
 VECTOR_SOURCES = ("backbone/*.py", "retrievers/vectors.py", "retrievers/material.py", "retriever/graph.py",
-                  "retriever/roster.py", "retriever/sentences.py", "prompts.py")  # fmt: skip
-SOURCES = (*VECTOR_SOURCES, "retrievers/*.py", "retriever/evidence.py", "retriever/matches.py", "retriever/search.py")
+                  "retrievers/users.py", "retriever/sentences.py", "prompts.py")  # fmt: skip
+SOURCES = (*VECTOR_SOURCES, "retrievers/*.py", "retriever/roster.py", "retriever/evidence.py", "retriever/matches.py",
+           "retriever/search.py")  # fmt: skip
 SETTINGS = ("data", "retriever", "retrievers", "prompt", "backbone", "seed")
 
 

@@ -86,9 +86,11 @@ def updates(material: Material, vectors: Mapping[str, Vectors], model, tokenizer
 def asks_with(way: Way, stars: bool) -> list[str]:
     """The retrievers in whose space the asking user's vector is needed: the raters', and without stars the items', too.
 
-    Without stars the user's own side shows how well the target matches the user.
+    Without stars the user's own side shows how well the target matches the user, and the other one how alike those
+    are who took it: if the retriever cannot say, the graph does.
     """
-    return list(dict.fromkeys(name for name in (way.users, None if stars else way.items) if name))
+    names = (way.users, retriever.shown_by(way.users, stars), None if stars else way.items)
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def contenders(
@@ -109,7 +111,7 @@ def contenders(
     found: dict[str, Callable[[Asked], object]] = {}
     for way in ways:
         own = {name: replace(vectors[name], users=vectors[name].users.copy(), items=vectors[name].items.copy())
-               for name in (way.users, way.items) if name}  # fmt: skip
+               for name in {*asks_with(way, stars), way.items} if name}  # fmt: skip
         if own:
             found |= _rows(way, own, make_anew(own), numbers, stars)
     return found
@@ -138,12 +140,19 @@ def _rows(way: Way, own: Mapping[str, Vectors], anew, numbers, stars) -> dict[st
 
 
 def _search(way: Way, unit, numbers: tuple[int, int], stars: bool):
-    """(request, the user's vectors by retriever, place of the target) -> raters, own items, and without stars match."""
+    """(request, the user's vectors by retriever, place of the target) -> what a prompt is made of.
+
+    Raters and own items; without stars how alike these raters are (where the search has not said so) and the match.
+    """
+    shown = retriever.shown_by(way.users, stars)
+
     def search(asked: Asked, queries: Mapping[str, np.ndarray], place: int) -> tuple:
         found: list = []
         if way.users:
             raters = asked.raters[place]
             found.append(_top(unit[way.users][0][raters] @ queries[way.users], raters, numbers[0]))
+            if shown not in ("", way.users):
+                found.append(unit[shown][0][found[0]] @ queries[shown])
         if way.items:
             items = unit[way.items][1]
             target = items[asked.targets[place]]

@@ -14,26 +14,13 @@ from eestudy.retrievers.material import Material
 from eestudy.retrievers.vectors import Vectors
 
 BYTES = 2**20
-WITHOUT_STARS = {  # nobody rates: what is shown are similarities to buyers, to the user, and to what the user took
-    "random": "random similarities to the target's buyers", "most_active": "its most active buyers",
-    "sentence": "buyers by sentence embedding of titles taken, averaged",
-    "llm_titles": "buyers by LLM embedding of titles taken, averaged",
-    "llm": "buyers by LLM embedding of the history's text (the paper's way, untuned)",
-    "gcn_last_layer": "buyers by GCN, last layer", "gcn_folded_in": "buyers by GCN, the asking user folded in",
-    "gcn": "buyers by GCN, mean of layers (the paper's)",
-    "own_gcn": "match with the user and with items taken, by GCN",
-    "own_llm": "match with the user and with items taken, by LLM embedding",
-    "own_sentence": "match with the user and with items taken, by sentence embedding",
-    "gcn_own_gcn": "buyers and match, by GCN (this study's evidence)",
-    "gcn_own_sentence": "buyers by GCN, match by sentence embedding",
-}  # fmt: skip
 
 
 def quality(
     label, scores: Mapping[str, np.ndarray], user_id, ways: Sequence[Way], metric: str, name: str, n_boot: int,
     seed: int,
 ) -> pd.DataFrame:  # fmt: skip
-    """A metric of every way with its interval, and less that of the graph's way with the same sides.
+    """A metric of every way with its interval, and less that of the graph's way it is compared with.
 
     Args:
         label, user_id: [n].
@@ -63,6 +50,27 @@ def quality(
 def _three(name: str, value: float, samples: np.ndarray) -> dict[str, float]:
     low, high = metrics.interval(samples) or (np.nan, np.nan)
     return {name: value, f"{name}_lo": low, f"{name}_hi": high}
+
+
+def beyond_alone(
+    label, p_yes: Mapping[str, np.ndarray], alone: Mapping[str, np.ndarray], user_id, n_boot: int, seed: int
+) -> pd.DataFrame:  # fmt: skip
+    """AUC of the LLM that reads what a way found, less that of the way's neighbours alone, on the same rows.
+
+    Args:
+        label, user_id: [n].
+        p_yes, alone: way -> [n]; a way that has both gets a line.
+        n_boot, seed: resamples of users, the same for all.
+
+    Returns:
+        Indexed by way: auc_llm_minus_alone, auc_llm_minus_alone_lo, auc_llm_minus_alone_hi.
+    """
+    pairs = {(way, who): scores[way] for way in alone for who, scores in (("llm", p_yes), ("alone", alone))}
+    samples = metrics.paired_bootstrap(label, pairs, user_id, n_boot, seed)
+    value = {pair: metrics.auc(label, score) for pair, score in pairs.items()}
+    rows = [{"way": way} | _three("auc_llm_minus_alone", value[way, "llm"] - value[way, "alone"],
+                                  samples[way, "llm"] - samples[way, "alone"]) for way in alone]  # fmt: skip
+    return pd.DataFrame(rows).set_index("way")
 
 
 def times_table(times: pd.DataFrame, n_boot: int, seed: int) -> pd.DataFrame:
@@ -149,8 +157,8 @@ def assemble(
     parts = [quality(asked["label"], alone, asked["user_id"], ways, "auc", "auc_alone", boot, seed)]
     parts += [quality(rows["label"], p_yes, rows["user_id"], ways, metric, f"{metric}_llm", boot, seed)
               for metric in ("auc", "log_loss")]  # fmt: skip
-    words = {} if stars else WITHOUT_STARS
-    first = pd.DataFrame([{"way": way.name, "users": way.users, "items": way.items,
-                           "words": words.get(way.name, way.words),
+    there = {name: pd.Series(score, index=asked["row"]).loc[wide.index].to_numpy() for name, score in alone.items()}
+    parts.append(beyond_alone(rows["label"], p_yes, there, rows["user_id"], boot, seed))
+    first = pd.DataFrame([{"way": way.name, "users": way.users, "items": way.items, "words": way.words,
                            "against": way.against, "n_alone": len(asked), "n_llm": len(rows)} for way in ways])
     return first.set_index("way").join([*parts, *others]).reset_index()

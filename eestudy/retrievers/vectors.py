@@ -11,7 +11,9 @@ import pandas as pd
 from eestudy import artifacts, backbone, prompts, retriever
 from eestudy.artifacts import Run
 from eestudy.progress import progress
+from eestudy.retriever import Retriever
 from eestudy.retrievers.material import Material
+from eestudy.retrievers.users import averaged, centred, recent_items, users_needed
 
 TEXTS_PER_PART = 500
 TRAINING = ("embedding_dim", "n_layers", "epochs", "batch_size", "max_steps", "lr", "lambda_reg")
@@ -26,7 +28,7 @@ class Vectors:
     items: np.ndarray  # [I, D]
     users_cost: str  # names what has to be computed for them, see `all_vectors`
     items_cost: str
-    shift: np.ndarray | float = 0.0  # [D] what was taken from every user's vector, see `retriever.centred`
+    shift: np.ndarray | float = 0.0  # [D] what was taken from every user's vector, see `centred`
 
 
 def encode_in_parts(run: Run, name: str, texts: Sequence[str], encode: Encode, wanted: str) -> tuple[np.ndarray, float]:
@@ -64,7 +66,7 @@ def history_texts(material: Material, users: np.ndarray, titles: Sequence[str]) 
         titles: [I] cut titles.
     """
     cfg = material.cfg
-    recent = retriever.recent_items(material.before, users, cfg.retrievers.n_history)
+    recent = recent_items(material.before, users, cfg.retrievers.n_history)
     empty = material.before.iloc[:0]
     return [history_text(recent.get(user, empty), titles, cfg.data.has_stars) for user in users.tolist()]
 
@@ -124,7 +126,7 @@ def language_vectors(
         costs: receives seconds by name.
         wanted: fingerprint of all that the vectors depend on.
     """
-    run, needed = material.run, retriever.users_needed(
+    run, needed = material.run, users_needed(
         pd.concat([material.asked, material.reference]) if not material.cfg.data.has_stars else material.asked,
         material.allowed)  # fmt: skip
     histories, costs["llm histories"] = encode_in_parts(
@@ -132,13 +134,13 @@ def language_vectors(
     by_title, costs["llm titles"] = encode_in_parts(run, "llm_titles", titles, encode, wanted)
     sentences, costs["sentence titles"] = encode_in_parts(run, "sentence_titles", titles, read_titles, wanted)
     users = np.zeros((material.n_users, histories.shape[1]), dtype=np.float32)
-    users[needed], shift = retriever.centred(histories)
-    by_title, _ = retriever.centred(by_title)
+    users[needed], shift = centred(histories)
+    by_title, _ = centred(by_title)
     return {
         "llm": Vectors(users, by_title, "llm histories", "llm titles", shift),
-        "llm titles": Vectors(retriever.averaged(material.lines, by_title, material.n_users), by_title, "llm titles",
+        "llm titles": Vectors(averaged(material.lines, by_title, material.n_users), by_title, "llm titles",
                               "llm titles"),
-        "sentence": Vectors(retriever.averaged(material.lines, sentences, material.n_users), sentences,
+        "sentence": Vectors(averaged(material.lines, sentences, material.n_users), sentences,
                             "sentence titles", "sentence titles"),
     }  # fmt: skip
 
@@ -177,10 +179,16 @@ def all_vectors(
     return found | language_vectors(material, encode, read_titles, titles, costs, wanted), costs
 
 
-def make_retrievers(material: Material, vectors: dict[str, Vectors]) -> dict[str, retriever.Retriever]:
+def embedding_retriever(name: str, users: np.ndarray, items: np.ndarray) -> Retriever:
+    """Cosine of any vectors. Args: name; users [U, D] and items [I, D] in one space, received as arrays."""
+    return Retriever(name, retriever.vector_similarity(users), retriever.vector_similarity(items),
+                     retriever.vector_similarity(users, items))  # fmt: skip
+
+
+def make_retrievers(material: Material, vectors: dict[str, Vectors]) -> dict[str, Retriever]:
     """Every retriever by name; the plain ones are those of notebook 03."""
     plain = retriever.rival_retrievers(
         material.allowed, material.n_users, len(material.titles), material.cfg.seed, material.cfg.data.has_stars)
     found = {one.name: one for one in plain}
-    return found | {name: retriever.embedding_retriever(name, part.users, part.items)
+    return found | {name: embedding_retriever(name, part.users, part.items)
                     for name, part in vectors.items() if name not in found}  # fmt: skip
