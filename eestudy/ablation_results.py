@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from eestudy import artifacts, drawing
 from eestudy.artifacts import metric
-from eestudy.verdicts import shown
+from eestudy.verdicts import shown, with_ends
 
 MAIN = "main"  # the row that most others are compared with
 MOST_UNEVEN = 0.1  # of the other's steps, before it is said
@@ -86,8 +86,7 @@ def _differ(steps: float, other: float) -> bool:
 def family_table(found: Ablations, family: str) -> pd.DataFrame:
     """A family's comparisons for reading: question, rows, AUCs, paired difference with interval, answer."""
     lines = found.comparisons[found.comparisons["family"] == family]
-    said = [f"{line['value']:+.3f} [{line['lo']:+.3f}, {line['hi']:+.3f}]" if np.isfinite(line["value"]) else ""
-            for line in lines.to_dict("records")]  # fmt: skip
+    said = [_said(line, "+") for line in lines.to_dict("records")]
     return pd.DataFrame({
         "question": lines["question"], "row": lines["row"], "evidence": lines["mode"], "AUC": lines["auc"].round(3),
         "against": lines["compared_with"], "evidence there": lines["mode_compared"],
@@ -126,12 +125,12 @@ def ends_sentence(found: Ablations | None, lines: Mapping[tuple[str, str], str])
     for (row, mode), name in lines.items() if found is not None else ():
         part = _curve(found.curves, row, mode).query("seed == 0")
         if len(part):
-            said.append(f"{name} {_with_ends(part.iloc[0])} and {_with_ends(part.iloc[-1])}")
+            said.append(f"{name} {_said(part.iloc[0])} and {_said(part.iloc[-1])}")
     return f"- AUC at the first and at the last exit: {'; '.join(said)}.\n" if said else ""
 
 
-def _with_ends(line: Mapping) -> str:
-    return f"{line['value']:.3f} [{line['lo']:.3f}, {line['hi']:.3f}]"
+def _said(line: Mapping, sign: str = "") -> str:
+    return with_ends(line["value"], line["lo"], line["hi"], sign)
 
 
 def _curve(curves: pd.DataFrame, row: str, mode: str) -> pd.DataFrame:
@@ -150,7 +149,7 @@ def budget_sentences(found: Ablations) -> list[str]:
         return []
     last = lines.iloc[-1]
     doubt = "" if last["lo"] > 0.5 else " That is not above chance for sure: this table then says little."
-    return [f"At the common budget the row {MAIN} comes to an AUC of {_with_ends(last)} at full depth.{doubt} Models "
+    return [f"At the common budget the row {MAIN} comes to an AUC of {_said(last)} at full depth.{doubt} Models "
             "are compared at the exit that validation chooses for each, where nothing else is said: with few labels "
             "the deep heads lag behind."]
 
@@ -168,7 +167,7 @@ def duel_sentence(line: Mapping) -> str:
     fixed = (f" In {line['fixed']:.0f} of the seeds no dynamic rule was as fast: there the whole model lets everybody "
              "out at one exit." if line["fixed"] else "")  # fmt: skip
     return (f"Dynamic exit ({line['dynamic_ms']:.0f} ms a request) less {who}, {line['static_ms']:.0f} ms: AUC "
-            f"{line['value']:+.3f} [{line['lo']:+.3f}, {line['hi']:+.3f}], seeds: {line['seeds']:.0f}: "
+            f"{_said(line, '+')}, seeds: {line['seeds']:.0f}: "
             f"{answer(line, 'better', 'worse')}.{fixed}")
 
 

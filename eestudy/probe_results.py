@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from eestudy import artifacts
+from eestudy.verdicts import with_ends
 from eestudy.wordings import WORDINGS
 
 ALL, HELD_OUT_HALF = -1, -2  # settings: every wording together; those that no training has shown
@@ -32,8 +33,8 @@ def told(run: artifacts.Run) -> pd.DataFrame | None:
 
 def said(table: pd.DataFrame, column: str, sign: str = "", digits: int = 3) -> list[str]:
     """A column with its interval, as text; '' where it was not measured."""
-    return [f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]" if np.isfinite(value) else ""
-            for value, low, high in zip(*(table[f"{column}{end}"] for end in ("", "_lo", "_hi")), strict=True)]
+    columns = (table[f"{column}{end}"] for end in ("", "_lo", "_hi"))
+    return [with_ends(*line, sign, digits) for line in zip(*columns, strict=True)]
 
 
 def wordings(table: pd.DataFrame) -> pd.DataFrame:

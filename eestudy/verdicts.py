@@ -1,4 +1,4 @@
-"""What a comparison of two trainings shows, once all comparisons count that were declared with it."""
+"""Figures in words: with their interval, and what a comparison shows once all count that were declared with it."""
 
 from __future__ import annotations
 
@@ -24,3 +24,17 @@ def shown(value: float, ends: Sequence[float], p: float | None, higher: str, low
         return said
     alone = ends[0] > 0 or ends[1] < 0
     return f"{said} by itself, not once all declared comparisons count" if alone else "no difference shown"
+
+
+def with_ends(value: float, low: float, high: float, sign: str = "", digits: int = 3) -> str:
+    """A number and its interval for reading: '0.712 [0.690, 0.731]'.
+
+    Args:
+        value, low, high: NaN where there is none; without a value nothing is said, without ends the value alone.
+        sign: '+' where a difference is told, ',' for thousands.
+        digits: decimals.
+    """
+    if not np.isfinite(value):
+        return ""
+    said, *ends = (f"{one:{sign}.{digits}f}" for one in (value, low, high))
+    return f"{said} [{', '.join(ends)}]" if np.isfinite(low) else said

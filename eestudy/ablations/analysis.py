@@ -40,8 +40,18 @@ def found_in(results: Results, name: str, seed: int, mode: str) -> Finished | No
 
 def of_seeds(row: Row, results: Results) -> list[Finished]:
     """What was found of a row's seeds, in its first mode; where some are of today's code and settings, only those."""
-    found = [one for seed in row.seeds if (one := found_in(results, row.name, seed, row.modes[0]))]
-    return [one for one in found if one.current] or found
+    found = [[one] for seed in row.seeds if (one := found_in(results, row.name, seed, row.modes[0]))]
+    return [one for [one] in of_today(found)]
+
+
+def of_today(found: Sequence, members=lambda one: one) -> list:
+    """What is all of today's code and settings, where there is such; else everything.
+
+    Args:
+        found: of several rows or seeds each.
+        members: one of them -> the `Finished` that it was made of.
+    """
+    return [one for one in found if all(part.current for part in members(one))] or list(found)
 
 
 def state(found: Finished | None) -> str:
@@ -244,8 +254,7 @@ def _both(row: Row, other: Row, mode: str, other_mode: str, results: Results) ->
     """The seeds of which both rows were run; where some are of today's code, only those."""
     both = [(found_in(results, row.name, seed, mode), found_in(results, other.name, seed, other_mode))
             for seed in row.seeds]  # fmt: skip
-    both = [two for two in both if None not in two]
-    return [two for two in both if two[0].current and two[1].current] or both
+    return of_today([two for two in both if None not in two])
 
 
 def state_of(found: Sequence[Sequence[Finished]]) -> str:

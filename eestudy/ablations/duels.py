@@ -102,7 +102,7 @@ def same_latency(
     if milliseconds is None or not np.isfinite(factor):
         return None
     each = [duel for seed in SEEDS if (duel := _duel(results, cfg, seed, milliseconds, factor, kind))]
-    each = [duel for duel in each if all(one.current for one in duel["found"])] or each
+    each = analysis.of_today(each, lambda duel: duel["found"])
     if not each:
         return None
     noise = analysis.training_noise(all_rows(cfg), results)

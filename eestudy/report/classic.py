@@ -9,6 +9,7 @@ from eestudy import artifacts, metrics
 from eestudy.artifacts import metric as entry
 from eestudy.report.headline import UNITS
 from eestudy.report.judged import CLASSIC, SAMPLED, STACKED_CLASSIC, Judged, difference, estimate
+from eestudy.verdicts import with_ends
 
 NO_AUC = "not defined"  # no rows, or one class only
 COUNTS = "training_counts.parquet"  # of a run made from a reference, which has no interactions to count
@@ -105,10 +106,7 @@ def classic_metrics(judged: Judged, layers: list[int], chosen: dict[str, str], g
 def frequency_table(gains: pd.DataFrame) -> pd.DataFrame:
     """`frequency_gains` for reading: one line a bin, numbers with intervals."""
     def said(row):
-        if not np.isfinite(row.gain):
-            return NO_AUC
-        ends = f" [{row.gain_lo:+.3f}, {row.gain_hi:+.3f}]" if np.isfinite(row.gain_lo) else ""
-        return f"{row.gain:+.3f}{ends}"
+        return with_ends(row.gain, row.gain_lo, row.gain_hi, "+") or NO_AUC
 
     rows = list(gains.itertuples(index=False))
     return pd.DataFrame({

@@ -9,6 +9,7 @@ import pandas as pd
 
 from eestudy import artifacts
 from eestudy.artifacts import metric
+from eestudy.verdicts import with_ends
 
 MEASURED = ("evidence.parquet", "embeddings.safetensors", "adapter.safetensors", "exit_heads.safetensors",
             "calibration.json")  # fmt: skip
@@ -78,7 +79,7 @@ def _entry(name: str, row: pd.Series, column: str, unit: str, n, kind: str = "qu
 def shown_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table for reading: numbers with their intervals, what was not measured left empty."""
     def said(column: str, sign: str = "") -> list[str]:
-        return [_with_ends(row, column, sign) for _, row in table.iterrows()]
+        return [_said(row, column, sign) for _, row in table.iterrows()]
 
     return pd.DataFrame({
         "AUC alone": said("auc_alone"), "alone, less its rival": said("auc_alone_minus", "+"),
@@ -88,10 +89,8 @@ def shown_table(table: pd.DataFrame) -> pd.DataFrame:
     }, index=table["words"].rename(None))  # fmt: skip
 
 
-def _with_ends(row: pd.Series, column: str, sign: str = "") -> str:
-    """'0.712 [0.690, 0.731]', or nothing where there is no number."""
-    value, *ends = (row[f"{column}{end}"] for end in ("", "_lo", "_hi"))
-    return f"{value:{sign}.3f} [{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]" if np.isfinite(value) else ""
+def _said(row: pd.Series, column: str, sign: str = "", digits: int = 3) -> str:
+    return with_ends(*(row[f"{column}{end}"] for end in ("", "_lo", "_hi")), sign, digits)
 
 
 def ways_sentence(table: pd.DataFrame) -> str:
@@ -99,14 +98,13 @@ def ways_sentence(table: pd.DataFrame) -> str:
     def less(way: str, column: str) -> str:
         low, high = (table.loc[way, f"{column}_minus{end}"] for end in ("_lo", "_hi"))
         word = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
-        return f"{_with_ends(table.loc[way], f'{column}_minus', '+')} ({word})"
+        return f"{_said(table.loc[way], f'{column}_minus', '+')} ({word})"
 
     def both(way: str) -> str:
         return f"AUC alone {less(way, 'auc_alone')}, read by the LLM {less(way, 'auc_llm')}"
 
     def times(way: str) -> str:
-        value, low, high = (table.loc[way, f"ratio{end}"] for end in ("", "_lo", "_hi"))
-        return f"{value:,.1f} [{low:,.1f}, {high:,.1f}] times"
+        return f"{_said(table.loc[way], 'ratio', ',', 1)} times"
 
     best, own = table["auc_llm"].idxmax(), table.loc["own_gcn"]
     return (
@@ -115,8 +113,8 @@ def ways_sentence(table: pd.DataFrame) -> str:
         f"title read beforehand and a user's titles averaged: {both('llm_titles')}; {times('llm_titles')} as long. "
         f"{table.loc['random', 'words'].capitalize()}: {both('random')}. The graph with the asking user folded in, "
         f"against the trained vector: {both('gcn_folded_in')}. The highest AUC of the LLM reading, "
-        f"{_with_ends(table.loc[best], 'auc_llm')}, is that of {table.loc[best, 'words']}; with the user's own side by "
-        f"the graph alone it is {_with_ends(own, 'auc_llm')}. What similar users add to that side: "
+        f"{_said(table.loc[best], 'auc_llm')}, is that of {table.loc[best, 'words']}; with the user's own side by "
+        f"the graph alone it is {_said(own, 'auc_llm')}. What similar users add to that side: "
         f"{both('gcn_own_gcn')}. The LLM that reads both, against the same numbers alone: AUC "
-        f"{_with_ends(table.loc['gcn_own_gcn'], 'auc_llm_minus_alone', '+')}."
+        f"{_said(table.loc['gcn_own_gcn'], 'auc_llm_minus_alone', '+')}."
     )  # fmt: skip
