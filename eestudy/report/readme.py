@@ -10,6 +10,7 @@ import pandas as pd
 from eestudy import artifacts
 from eestudy.report.datasets import by_name, dataset_blocks
 from eestudy.report.page import number, percent, to_markdown, with_interval, word
+from eestudy.report.retrieval import times
 from eestudy.verdicts import shown
 
 FAULTS = artifacts.reference_dir() / "faults.csv"
@@ -90,8 +91,21 @@ def readme_answer(metrics: dict) -> str:
         f"{with_interval(fixed, 2)} times as many of the fullest requests.\n"
         f"- **Would no LLM do?** AUC against the simple model on the numbers that the prompt shows: early exit "
         f"{text[3]}; the LLM at full depth {text[4]}. The LLM at full depth against the best click model without one, "
-        f"fitted on all training data: {text[7]}.{_untaught(values)}"
+        f"fitted on all training data: {text[7]}.{_whom_to_ask(values)}{_untaught(values)}"
     )
+
+
+def _whom_to_ask(values: dict) -> str:
+    """Whether the graph's neighbours are worth more than random ones, and than an LLM's, where that was measured."""
+    known = {name: item for name, item in values.items() if item and item["value"] is not None}
+    rivals = [known.get(f"auc_llm_reading_gcn_minus_{way}_retriever") for way in ("random", "llm")]
+    ratio = known.get("retriever_lookup_ratio_llm_vs_gcn")
+    if None in (*rivals, ratio):
+        return ""
+    chance, llm = (f"{_word(item)}, {with_interval(item, signed=True)}" for item in rivals)
+    return (f"\n- **Does it matter whom one asks?** Neighbours by the graph, read by the LLM, AUC against as many "
+            f"drawn at random: {chance}; against those of a small LLM that reads histories, untuned: {llm}, and that "
+            f"one's look-up after a new interaction takes {times(ratio)} times as long.")
 
 
 def _untaught(values: dict) -> str:

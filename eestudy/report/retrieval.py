@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eestudy.report.page import number, percent, with_interval, word
+from eestudy.verdicts import with_ends
 
 MORE = ("more", "less", "no more is shown")
 
@@ -25,7 +26,7 @@ def retrieval_sentences(values: dict[str, dict]) -> list[str]:
         Sentences; what was not measured is left out, so [] where nothing was.
     """
     said = (_effect(values), _beyond_means(values), _density(values), _popularity(values), _against_cosine(values),
-            _against_llm(values))  # fmt: skip
+            _against_llm(values), _against_chance(values))  # fmt: skip
     return [sentence for sentence in said if sentence]
 
 
@@ -74,14 +75,12 @@ def _popularity(values: dict) -> str:
     chosen, alone = values.get("auc_others_mean_graph_minus_random"), values.get("auc_others_mean")
     if chosen is None or alone is None or chosen["ci95"] is None:
         return ""
-    anybody, matters = "random ones", "it matters whom one asks"
-    if _without_stars(values):
-        anybody, matters = "random similarities", "the graph's similarity tells something"
-    said = word(chosen, matters, f"{anybody} tell more",
+    said = word(chosen, "it matters whom one asks", "random ones tell more",
                 f"no difference shown, though one of up to {number(chosen['ci95'][1], 3)} is not excluded")  # fmt: skip
+    drawn = "ones, as alike as the graph finds those" if _without_stars(values) else "ones"
     facts = [f"{name} {number(values[key]['value'], 3)}" for key, name in FACTS.items() if key in values]
     return (f"Without an LLM, similar users have an AUC of {number(alone['value'], 3)}, "
-            f"{with_interval(chosen, signed=True)} against {anybody}: {said}. "
+            f"{with_interval(chosen, signed=True)} against random {drawn}: {said}. "
             f"Beside it: {', '.join(facts)}.")  # fmt: skip
 
 
@@ -101,13 +100,24 @@ def _against_llm(values: dict) -> str:
     if any(item is None or item["ci95"] is None for item in (alone, read, ratio)):
         return ""
     whole = values.get("retriever_request_ratio_llm_vs_gcn")
-    request = f", for all targets of a request {_times(whole)}" if whole is not None and whole["ci95"] else ""
-    verdicts = [f"{with_interval(item, signed=True)} ({word(item, 'better', 'worse', 'no difference shown')})"
-                for item in (alone, read)]  # fmt: skip
+    request = f", for all targets of a request {times(whole)}" if whole is not None and whole["ci95"] else ""
     return ("Neighbours by the graph against neighbours by a small LLM, frozen and not tuned to retrieve, that reads "
-            f"the histories: AUC of what they say alone {verdicts[0]}, of the LLM reading it {verdicts[1]}; after a "
-            f"new interaction the LLM's look-up takes {_times(ratio)} times as long{_milliseconds(values, 'after')}"
-            f"{request}{_milliseconds(values, 'ready')}.")  # fmt: skip
+            f"the histories: AUC of what they say alone {_verdict(alone)}, of the LLM reading it {_verdict(read)}; "
+            f"after a new interaction the LLM's look-up takes {times(ratio)} times as long"
+            f"{_milliseconds(values, 'after')}{request}{_milliseconds(values, 'ready')}.")  # fmt: skip
+
+
+def _against_chance(values: dict) -> str:
+    """The graph's neighbours against random ones, alone and read by the LLM: does it matter whom one asks?"""
+    alone, read = (values.get(f"auc_{kind}_gcn_minus_random_retriever") for kind in ("alone", "llm_reading"))
+    if any(item is None or item["ci95"] is None for item in (alone, read)):
+        return ""
+    return ("Neighbours by the graph against as many drawn at random: AUC of what they say alone "
+            f"{_verdict(alone)}, of the LLM reading it {_verdict(read)}.")  # fmt: skip
+
+
+def _verdict(item: dict) -> str:
+    return f"{with_interval(item, signed=True)} ({word(item, 'better', 'worse', 'no difference shown')})"
 
 
 def _milliseconds(values: dict, row: str) -> str:
@@ -119,6 +129,6 @@ def _milliseconds(values: dict, row: str) -> str:
     return f" ({pair})" if row == "after" else f"; with every vector at hand {pair}"
 
 
-def _times(ratio: dict) -> str:
-    value, *ends = (f"{number:,.0f}" for number in (ratio["value"], *ratio["ci95"]))
-    return f"{value} [{', '.join(ends)}]"
+def times(ratio: dict) -> str:
+    """'3,028 [2,590, 3,464]'. Args: an entry of metrics.json, with its interval."""
+    return with_ends(ratio["value"], *ratio["ci95"], ",", 0)

@@ -25,7 +25,7 @@ SHOWN = {"others": ("others_mean",), "own": ("match", "own_mean")}  # a digit ea
 
 def match_evidence(
     rows: pd.DataFrame, allowed: pd.DataFrame, retriever: Retriever, n_similar_users: int,
-    chosen_by: Similarity | None = None,
+    chosen_by: Retriever | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Three similarities per pair of a user and a target, from what was taken before its request only.
 
@@ -34,7 +34,7 @@ def match_evidence(
         allowed: user_id, item_id, rating, timestamp (s) of what was taken and may be known; none of the Q pairs.
         retriever: with users and items in one space.
         n_similar_users: takers of the target whose similarity counts, at most.
-        chosen_by: who chooses these takers; None: the retriever. Whose similarity counts is the retriever's anyway.
+        chosen_by: who chooses takers and items; None: the retriever, whose similarity of the chosen counts anyway.
 
     Returns:
         Q rows in the order given: row, n_user (what the user took), n_item (by how many the target was taken),
@@ -51,17 +51,14 @@ def match_evidence(
     refuse_own_rating(rows, allowed)
     by_item = group_before(allowed, "item_id", "user_id", item, before)  # who took the target
     by_user = group_before(allowed, "user_id", "item_id", user, before)  # what the user took
-    chosen = most_similar(by_item, user, chosen_by or retriever.user_similarity, n_similar_users)
-    others = [near for _, near in chosen]
-    if chosen_by:
-        who = [by_item.other[places] for places, _ in chosen]
-        others = similarity_of_each(user, who, retriever.user_similarity)
-    closest = most_similar(by_user, item, retriever.item_similarity, 1)
+    chosen_by = chosen_by or retriever
+    takers = [by_item.other[at] for at, _ in most_similar(by_item, user, chosen_by.user_similarity, n_similar_users)]
+    items = [by_user.other[at] for at, _ in most_similar(by_user, item, chosen_by.item_similarity, 1)]
     return pd.DataFrame({
         "row": rows["row"].to_numpy(), "n_user": by_user.count(), "n_item": by_item.count(),
-        "others_mean": mean_of_each(others), "match": retriever.match(user, item).astype(np.float64),
-        "own_mean": mean_of_each([near for _, near in closest]),
-        "own_items": [by_user.other[places] for places, _ in closest],
+        "others_mean": mean_of_each(similarity_of_each(user, takers, retriever.user_similarity)),
+        "match": retriever.match(user, item).astype(np.float64),
+        "own_mean": mean_of_each(similarity_of_each(item, items, retriever.item_similarity)), "own_items": items,
     })  # fmt: skip
 
 

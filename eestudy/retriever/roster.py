@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from eestudy.retriever.evidence import Retriever, Similarity, build_evidence
+from eestudy.retriever.evidence import Retriever, build_evidence
 from eestudy.retriever.matches import SHOWN, add_digits, match_evidence
 
 SIDES = {"others": ("others", "others_mean"), "own": ("own", "own_mean", "match")}  # columns of evidence
@@ -85,7 +85,7 @@ def shown_by(users: str | None, stars: bool) -> str:
 
 def look_up(
     asked: pd.DataFrame, reference: pd.DataFrame, allowed: pd.DataFrame, retriever: Retriever,
-    numbers: tuple[int, int], stars: bool, chosen_by: Similarity | None = None,
+    numbers: tuple[int, int], stars: bool, chosen_by: Retriever | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Evidence of the rows asked, as a prompt shows it.
 
@@ -96,7 +96,7 @@ def look_up(
         retriever: who is similar.
         numbers: similar users and similar items to show, at most.
         stars: whether the dataset has any.
-        chosen_by: without stars, who chooses the users whose similarity is shown; None: the retriever itself.
+        chosen_by: without stars, who chooses those whose similarity is shown; None: the retriever itself.
 
     Returns:
         Rows of `build_evidence`, or of `match_evidence` with `add_digits`, in the order asked.

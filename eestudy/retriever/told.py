@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -48,8 +49,8 @@ def retriever_entries(table: pd.DataFrame) -> list[dict]:
 
     Returns:
         Of every way the AUC of its neighbours alone and of the LLM reading them, and the LLM's log loss; the graph
-        against the LLM retriever in both; the milliseconds of both, and how many times longer the latter takes after
-        a new interaction.
+        against the LLM retriever and against chance in both AUCs; the milliseconds of graph and LLM retriever, and how
+        many times longer the latter takes after a new interaction.
     """
     found, names = [], {"auc_alone": "auc_alone", "auc_llm": "auc_llm_reading", "log_loss_llm": "log_loss_llm_reading"}
     for way, row in table.iterrows():
@@ -57,11 +58,12 @@ def retriever_entries(table: pd.DataFrame) -> list[dict]:
                                 ("log_loss_llm", "nats", "n_llm")):  # fmt: skip
             if np.isfinite(row[column]):
                 found.append(_entry(f"{names[column]}_retriever_{way}", row, column, unit, row[n]))
+    for way, column in product(("llm", "random"), ("auc_alone", "auc_llm")):  # the table has them the other way round
+        row = table.loc[way]
+        ends = (-row[f"{column}_minus_hi"], -row[f"{column}_minus_lo"])
+        found.append(metric(f"{names[column]}_gcn_minus_{way}_retriever", -row[f"{column}_minus"], "AUC",
+                            ci95=ends if np.isfinite(ends).all() else None, n=row[f"n_{column[4:]}"]))  # fmt: skip
     llm = table.loc["llm"]
-    for column, n in (("auc_alone", "n_alone"), ("auc_llm", "n_llm")):  # the table has them the other way round
-        ends = (-llm[f"{column}_minus_hi"], -llm[f"{column}_minus_lo"])
-        found.append(metric(f"{names[column]}_gcn_minus_llm_retriever", -llm[f"{column}_minus"], "AUC",
-                            ci95=ends if np.isfinite(ends).all() else None, n=llm[n]))  # fmt: skip
     for column, name in (("ratio", "retriever_lookup_ratio_llm_vs_gcn"),
                          ("request_ratio", "retriever_request_ratio_llm_vs_gcn")):  # fmt: skip
         found.append(_entry(name, llm, column, "ratio", llm["n_lookups"], kind="time"))
