@@ -842,7 +842,11 @@ def test_readme_tells_how_other_datasets_fare_and_judges_by_their_intervals():
     text = readme.readme_elsewhere(found, "b")
     assert "a 2.0 [1.0, 3.0] times, worse in AUC (-0.100 [-0.200, -0.050])" in text and "no difference" not in text
     assert "no difference shown" in readme.readme_elsewhere(found, "a")
-    assert readme.readme_elsewhere(found[2:], "a") == "\n"
+    assert readme.readme_elsewhere(found[2:], "a") == "\n" and "ask" not in text
+    chance = artifacts.metric("auc_others_mean_graph_minus_random", -0.02, "AUC", ci95=(-0.04, -0.01))
+    found[2]["metrics"].append(chance)
+    assert readme.readme_elsewhere(found[2:], "a").endswith("them): c worse (-0.020 [-0.040, -0.010]).\n")
+    assert readme.readme_elsewhere(found[2:], "c") == "\n"
 
 
 # --- all datasets ---

@@ -129,8 +129,8 @@ def _sizes(values: dict) -> str:
 
 
 def readme_elsewhere(references: Sequence[dict], dataset: str) -> str:
-    """How early exit fares on the other datasets, in a sentence: requests as they come, and AUC."""
-    found = []
+    """The other datasets, in two sentences: early exit's speed and AUC; whether it matters there whom one asks."""
+    found, asked = [], []
     for metrics in references:
         values = by_name(metrics)
         ratio, loss = (values.get(name) for name in ("throughput_ratio_early_exit_vs_plain_as_they_come",
@@ -138,7 +138,12 @@ def readme_elsewhere(references: Sequence[dict], dataset: str) -> str:
         if metrics["dataset"] != dataset and ratio and loss:
             found.append(f"{metrics['dataset']} {with_interval(ratio, 1)} times, {_word(loss)} in AUC "
                          f"({with_interval(loss, signed=True)})")  # fmt: skip
-    return f"\n- **Elsewhere**, requests as they come: {'; '.join(found)}.\n" if found else "\n"
+        if metrics["dataset"] != dataset and (chance := values.get("auc_others_mean_graph_minus_random")):
+            asked.append(f"{metrics['dataset']} {_word(chance)} ({with_interval(chance, signed=True)})")
+    said = f"- **Elsewhere**, requests as they come: {'; '.join(found)}.\n" if found else ""
+    said += (f"- **Whom to ask, elsewhere**: what the graph's neighbours say alone, against random ones (where nobody rates: how "
+             f"alike the graph finds them): {'; '.join(asked)}.\n") if asked else ""  # fmt: skip
+    return "\n" + said
 
 
 def readme_trust(path: Path = FAULTS) -> str:
