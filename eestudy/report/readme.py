@@ -141,8 +141,8 @@ def readme_elsewhere(references: Sequence[dict], dataset: str) -> str:
         if metrics["dataset"] != dataset and (chance := values.get("auc_others_mean_graph_minus_random")):
             asked.append(f"{metrics['dataset']} {_word(chance)} ({with_interval(chance, signed=True)})")
     said = f"- **Elsewhere**, requests as they come: {'; '.join(found)}.\n" if found else ""
-    said += (f"- **Whom to ask, elsewhere**: what the graph's neighbours say alone, against random ones (where nobody rates: how "
-             f"alike the graph finds them): {'; '.join(asked)}.\n") if asked else ""  # fmt: skip
+    said += ("- **Whom to ask, elsewhere**: what the graph's neighbours say alone, against random ones (where nobody "
+             f"rates: how alike the graph finds them): {'; '.join(asked)}.\n") if asked else ""  # fmt: skip
     return "\n" + said
 
 
