@@ -8,6 +8,8 @@ import numpy as np
 
 from eestudy.metrics import LEVEL
 
+MOST_DIGITS = 5  # after the point, of an interval
+
 
 def shown(value: float, ends: Sequence[float], p: float | None, higher: str, lower: str) -> str:
     """In words; who is ahead is said only where a difference is shown.
@@ -27,14 +29,17 @@ def shown(value: float, ends: Sequence[float], p: float | None, higher: str, low
 
 
 def with_ends(value: float, low: float, high: float, sign: str = "", digits: int = 3) -> str:
-    """A number and its interval for reading: '0.712 [0.690, 0.731]'.
+    """A number and its interval for reading: '0.712 [0.690, 0.731]'. An end that is not 0 never reads as 0.
 
     Args:
         value, low, high: NaN where there is none; without a value nothing is said, without ends the value alone.
         sign: '+' where a difference is told, ',' for thousands.
-        digits: decimals.
+        digits: decimals; more are told, up to `MOST_DIGITS`, where an end would read as 0.
     """
     if not np.isfinite(value):
         return ""
-    said, *ends = (f"{one:{sign}.{digits}f}" for one in (value, low, high))
-    return f"{said} [{', '.join(ends)}]" if np.isfinite(low) else said
+    ends = [end for end in (low, high) if np.isfinite(end)]
+    while digits < MOST_DIGITS and any(end and not round(end, digits) for end in ends):
+        digits += 1
+    form = {"": "z", "+": "+z", ",": "z,"}[sign] + f".{digits}f"  # z: what rounds to 0 has no minus
+    return f"{value:{form}}" + (f" [{', '.join(f'{end:{form}}' for end in ends)}]" if ends else "")

@@ -536,6 +536,10 @@ def test_the_table_is_told_where_it_is_of_this_run(measured, monkeypatch, tmp_pa
         line.reset_index().to_csv(folder / artifacts.RETRIEVERS, index=False)
         told_one = retriever.told_retrievers(found.run)
         assert not told_one.own and told_one.table.index.tolist() == line.index.tolist()
+        artifacts.write_json(found.run, "calibration.json", stored)
+        monkeypatch.setattr(artifacts, "read_table", lambda *_: line.reset_index().drop(columns=told.NEWEST))
+        assert not retriever.told_retrievers(found.run).own  # its own is of an older version, the committed one is not
+        monkeypatch.undo()
     finally:
         artifacts.write_json(found.run, "calibration.json", stored)
 

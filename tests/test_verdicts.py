@@ -31,6 +31,7 @@ def test_who_is_ahead_is_said_only_where_a_difference_is_shown(value, ends, p):
 @pytest.mark.parametrize(("given", "said"), [
     ((0.71249, 0.69, 0.731), "0.712 [0.690, 0.731]"), ((0.05, -0.01, 0.11, "+"), "+0.050 [-0.010, +0.110]"),
     ((4321.06, 4000, 4600, ",", 1), "4,321.1 [4,000.0, 4,600.0]"), ((float("nan"), 0.1, 0.2), ""),
-    ((0.5, float("nan"), float("nan")), "0.500")])  # fmt: skip
+    ((0.5, float("nan"), float("nan")), "0.500"), ((-0.0001, -0.1, 0.1), "0.000 [-0.100, 0.100]"),
+    ((0.017, 0.0004, 0.03, "+"), "+0.0170 [+0.0004, +0.0300]")])  # fmt: skip
 def test_a_number_is_told_with_its_interval_where_it_has_one(given, said):
     assert with_ends(*given) == said

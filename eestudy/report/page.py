@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 
 from eestudy.untrusted import plain_text
-
-MOST_DIGITS = 5  # after the point, of an interval
+from eestudy.verdicts import with_ends
 
 
 def escape_html(value) -> str:
@@ -42,11 +41,8 @@ def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> s
     """`0.801 [0.789, 0.812]`; "not measured" for null. A bound that is not 0 never reads as 0: more digits are told."""
     if item is None or item["value"] is None:
         return "not measured"
-    bounds = item.get("ci95")
-    while digits < MOST_DIGITS and any(bound and not round(bound, digits) for bound in bounds or ()):
-        digits += 1
-    tail = "" if bounds is None else " [" + ", ".join(number(bound, digits, signed) for bound in bounds) + "]"
-    return number(item["value"], digits, signed) + tail
+    ends = item.get("ci95") or (np.nan, np.nan)
+    return with_ends(item["value"], *ends, "+" if signed else "", digits) or "not measured"
 
 
 def word(item: dict, above: str, below: str, across: str, zero: float = 0.0) -> str:

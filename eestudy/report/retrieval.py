@@ -78,9 +78,11 @@ def _popularity(values: dict) -> str:
     said = word(chosen, "it matters whom one asks", "random ones tell more",
                 f"no difference shown, though one of up to {number(chosen['ci95'][1], 3)} is not excluded")  # fmt: skip
     drawn = "ones, as alike as the graph finds those" if _without_stars(values) else "ones"
+    everybody = values.get("auc_others_mean_graph_minus_everybody")
+    whole = "" if everybody is None else f"; against all there are {with_interval(everybody, signed=True)}"
     facts = [f"{name} {number(values[key]['value'], 3)}" for key, name in FACTS.items() if key in values]
     return (f"Without an LLM, similar users have an AUC of {number(alone['value'], 3)}, "
-            f"{with_interval(chosen, signed=True)} against random {drawn}: {said}. "
+            f"{with_interval(chosen, signed=True)} against random {drawn}: {said}{whole}. "
             f"Beside it: {', '.join(facts)}.")  # fmt: skip
 
 
@@ -101,19 +103,20 @@ def _against_llm(values: dict) -> str:
         return ""
     whole = values.get("retriever_request_ratio_llm_vs_gcn")
     request = f", for all targets of a request {times(whole)}" if whole is not None and whole["ci95"] else ""
+    scale = ", each shown with its own similarity" if _without_stars(values) else ""
     return ("Neighbours by the graph against neighbours by a small LLM, frozen and not tuned to retrieve, that reads "
-            f"the histories: AUC of what they say alone {_verdict(alone)}, of the LLM reading it {_verdict(read)}; "
-            f"after a new interaction the LLM's look-up takes {times(ratio)} times as long"
+            f"the histories{scale}: AUC of what they say alone {_verdict(alone)}, of the LLM reading it "
+            f"{_verdict(read)}; after a new interaction the LLM's look-up takes {times(ratio)} times as long"
             f"{_milliseconds(values, 'after')}{request}{_milliseconds(values, 'ready')}.")  # fmt: skip
 
 
 def _against_chance(values: dict) -> str:
-    """The graph's neighbours against random ones, alone and read by the LLM: does it matter whom one asks?"""
-    alone, read = (values.get(f"auc_{kind}_gcn_minus_random_retriever") for kind in ("alone", "llm_reading"))
-    if any(item is None or item["ci95"] is None for item in (alone, read)):
+    """The LLM that reads of the graph's neighbours, against random ones: one draw, so that no verdict is given."""
+    read = values.get("auc_llm_reading_gcn_minus_random_retriever")
+    if read is None or read["ci95"] is None:
         return ""
-    return ("Neighbours by the graph against as many drawn at random: AUC of what they say alone "
-            f"{_verdict(alone)}, of the LLM reading it {_verdict(read)}.")  # fmt: skip
+    return ("The LLM that reads of the graph's neighbours, against one draw of as many random ones: AUC "
+            f"{with_interval(read, signed=True)} (over users; another draw would differ).")  # fmt: skip
 
 
 def _verdict(item: dict) -> str:

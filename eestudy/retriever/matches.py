@@ -25,7 +25,7 @@ SHOWN = {"others": ("others_mean",), "own": ("match", "own_mean")}  # a digit ea
 
 def match_evidence(
     rows: pd.DataFrame, allowed: pd.DataFrame, retriever: Retriever, n_similar_users: int,
-    chosen_by: Retriever | None = None,
+    chosen_by: Similarity | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Three similarities per pair of a user and a target, from what was taken before its request only.
 
@@ -34,14 +34,15 @@ def match_evidence(
         allowed: user_id, item_id, rating, timestamp (s) of what was taken and may be known; none of the Q pairs.
         retriever: with users and items in one space.
         n_similar_users: takers of the target whose similarity counts, at most.
-        chosen_by: who chooses takers and items; None: the retriever, whose similarity of the chosen counts anyway.
+        chosen_by: (the user, a taker) -> larger for whom to choose; None: the retriever. Its similarity of the chosen
+            counts anyway.
 
     Returns:
         Q rows in the order given: row, n_user (what the user took), n_item (by how many the target was taken),
-        others_mean (of those who took the target, the mean similarity of the ones most similar to the user: the
-        paper's similar users), match (of the user's and the target's place in the graph), own_mean (the largest
-        similarity of the target to an item that the user took), own_items (that item's id, as a list); NaN or empty
-        where there is nobody or nothing.
+        others_mean (of those who took the target, the mean similarity of the ones chosen: the most similar to the
+        user, the paper's similar users, unless `chosen_by` has them), match (of the user's and the target's place in
+        the graph), own_mean (the largest similarity of the target to an item that the user took), own_items (that
+        item's id, as a list); NaN or empty where there is nobody or nothing.
 
     Raises:
         ValueError: a pair to be judged is among those that may be known.
@@ -51,14 +52,15 @@ def match_evidence(
     refuse_own_rating(rows, allowed)
     by_item = group_before(allowed, "item_id", "user_id", item, before)  # who took the target
     by_user = group_before(allowed, "user_id", "item_id", user, before)  # what the user took
-    chosen_by = chosen_by or retriever
-    takers = [by_item.other[at] for at, _ in most_similar(by_item, user, chosen_by.user_similarity, n_similar_users)]
-    items = [by_user.other[at] for at, _ in most_similar(by_user, item, chosen_by.item_similarity, 1)]
+    chosen = most_similar(by_item, user, chosen_by or retriever.user_similarity, n_similar_users)
+    takers = [by_item.other[places] for places, _ in chosen]
+    closest = most_similar(by_user, item, retriever.item_similarity, 1)
     return pd.DataFrame({
         "row": rows["row"].to_numpy(), "n_user": by_user.count(), "n_item": by_item.count(),
         "others_mean": mean_of_each(similarity_of_each(user, takers, retriever.user_similarity)),
         "match": retriever.match(user, item).astype(np.float64),
-        "own_mean": mean_of_each(similarity_of_each(item, items, retriever.item_similarity)), "own_items": items,
+        "own_mean": mean_of_each([near for _, near in closest]),
+        "own_items": [by_user.other[places] for places, _ in closest],
     })  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from eestudy.retriever.evidence import Retriever, build_evidence
+from eestudy.retriever.evidence import Retriever, Similarity, build_evidence
 from eestudy.retriever.matches import SHOWN, add_digits, match_evidence
 
 SIDES = {"others": ("others", "others_mean"), "own": ("own", "own_mean", "match")}  # columns of evidence
@@ -27,7 +27,7 @@ class Way:
     items: str | None
     words: str
     without_stars: str = ""  # the words where nobody rates, if they are others; what is shown are similarities there
-    against: str = ""  # the graph's way that it is compared with: of the same sides, or for both sides the user's own
+    against: str = ""  # the graph's way of the same sides; of `gcn_own_gcn`: the user's own side alone
 
     @property
     def mode(self) -> str:
@@ -85,7 +85,7 @@ def shown_by(users: str | None, stars: bool) -> str:
 
 def look_up(
     asked: pd.DataFrame, reference: pd.DataFrame, allowed: pd.DataFrame, retriever: Retriever,
-    numbers: tuple[int, int], stars: bool, chosen_by: Retriever | None = None,
+    numbers: tuple[int, int], stars: bool, chosen_by: Similarity | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Evidence of the rows asked, as a prompt shows it.
 
@@ -96,7 +96,7 @@ def look_up(
         retriever: who is similar.
         numbers: similar users and similar items to show, at most.
         stars: whether the dataset has any.
-        chosen_by: without stars, who chooses those whose similarity is shown; None: the retriever itself.
+        chosen_by: without stars, who chooses the users whose similarity is shown; None: the retriever itself.
 
     Returns:
         Rows of `build_evidence`, or of `match_evidence` with `add_digits`, in the order asked.

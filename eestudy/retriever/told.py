@@ -34,11 +34,11 @@ def subject(run: artifacts.Run) -> str:
 def told_retrievers(run: artifacts.Run) -> Told | None:
     """The run's own table, if it is of its present evidence and weights; else the committed reference's, else None."""
     name, committed = artifacts.RETRIEVERS, artifacts.committed_dir(run) / artifacts.RETRIEVERS
-    own = bool(artifacts.artifact_hash(run, name)) and artifacts.read_meta(run, name).get("measured_on") == subject(run)
-    if not own and not committed.exists():
-        return None
-    table = (artifacts.read_table(run, name) if own else pd.read_csv(committed)).set_index("way")
-    return Told(table, own) if NEWEST in table else None
+    mine = artifacts.artifact_hash(run, name) and artifacts.read_meta(run, name).get("measured_on") == subject(run)
+    if mine and NEWEST in (table := artifacts.read_table(run, name)):
+        return Told(table.set_index("way"), True)
+    table = pd.read_csv(committed) if committed.exists() else pd.DataFrame()
+    return Told(table.set_index("way"), False) if NEWEST in table else None
 
 
 def retriever_entries(table: pd.DataFrame) -> list[dict]:
@@ -108,15 +108,16 @@ def ways_sentence(table: pd.DataFrame) -> str:
     def times(way: str) -> str:
         return f"{_said(table.loc[way], 'ratio', ',', 1)} times"
 
-    best, own = table["auc_llm"].idxmax(), table.loc["own_gcn"]
+    best, own, both_sides = table["auc_llm"].idxmax(), table.loc["own_gcn"], table.loc["gcn_own_gcn"]
     return (
         f"against the graph's neighbours, those of the LLM that reads the histories, frozen and not tuned to retrieve: "
         f"{both('llm')}; after a new interaction its look-up takes {times('llm')} as long. The same LLM with every "
         f"title read beforehand and a user's titles averaged: {both('llm_titles')}; {times('llm_titles')} as long. "
-        f"{table.loc['random', 'words'].capitalize()}: {both('random')}. The graph with the asking user folded in, "
-        f"against the trained vector: {both('gcn_folded_in')}. The highest AUC of the LLM reading, "
-        f"{_said(table.loc[best], 'auc_llm')}, is that of {table.loc[best, 'words']}; with the user's own side by "
-        f"the graph alone it is {_said(own, 'auc_llm')}. What similar users add to that side: "
-        f"{both('gcn_own_gcn')}. The LLM that reads both, against the same numbers alone: AUC "
-        f"{_said(table.loc['gcn_own_gcn'], 'auc_llm_minus_alone', '+')}."
+        f"Chance ({table.loc['random', 'words']}; one draw): {both('random')}. The graph with the asking user folded "
+        f"in, against the trained vector: {both('gcn_folded_in')}. The highest AUC of the LLM reading, "
+        f"{_said(table.loc[best], 'auc_llm')}, is that of {table.loc[best, 'words']}; with the user's own side by the "
+        f"graph alone it is {_said(own, 'auc_llm')}. What similar users add to that side: "
+        f"{_said(both_sides, 'auc_alone_minus', '+')} alone (a plain mean of ranks), "
+        f"{_said(both_sides, 'auc_llm_minus', '+')} read by the LLM, which saw few prompts without them. The LLM that "
+        f"reads both, against the plain mean of their ranks: {_said(both_sides, 'auc_llm_minus_alone', '+')}."
     )  # fmt: skip

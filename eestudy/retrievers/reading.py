@@ -109,7 +109,7 @@ def evidence_of(
     found = {"graph": stored.loc[material.asked["row"]].reset_index()}
     for name in sorted({source for way in ways for source in (way.users, way.items)} - {None, "graph"}):
         told = retriever.shown_by(name, stars) or name
-        chosen_by = None if told == name else retrievers[name]
+        chosen_by = None if told == name else retrievers[name].user_similarity
         found[name] = retriever.look_up(material.asked, material.reference, material.allowed, retrievers[told],
                                         (cfg.n_similar_users, cfg.n_similar_items), stars, chosen_by)  # fmt: skip
     return found

@@ -59,7 +59,7 @@ def beyond_alone(
 
     Args:
         label, user_id: [n].
-        p_yes, alone: way -> [n]; a way that has both gets a line.
+        p_yes, alone: way -> [n]; each way of `alone` gets a line.
         n_boot, seed: resamples of users, the same for all.
 
     Returns:

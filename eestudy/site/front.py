@@ -42,7 +42,7 @@ QUESTIONS = {
         "throughput_ratio_early_exit_vs_static_selected"), ("Yes", "No, slower", "Not shown"), 1.0, "times"),
     "evidence": Question("Does evidence in the prompt help, against a prompt without any?", ("auc_retrieval_gain",),
                          ("Yes", "No, it hurts", "Not shown")),
-    "graph": Question("Do the users and items that the graph finds tell more than random ones (without an LLM)?",
+    "graph": Question("Do the neighbours that the graph finds tell more than random ones (all numbers, no LLM)?",
                       ("auc_evidence_logistic_graph_minus_random",), ("Yes", "No, less", "Not shown")),
     "llm": Question("Is the LLM more accurate than the best model without one that learns from the same labels?", (
         "auc_llm_minus_best_classic_same_labels", "auc_llm_minus_best_baseline"), ("Yes", "No, less", "Not shown")),
