@@ -825,11 +825,13 @@ def test_readme_answer_says_no_more_than_the_intervals(built):
     assert readme.readme_answer({"metrics": found[:3], "headline": {}}) == "Not all of it is measured yet."
     assert "whom one asks" not in text
     found += [item("auc_others_mean_graph_minus_random", -0.02, (-0.04, -0.01)),
+              item("auc_others_mean_graph_minus_everybody", 0.004, (-0.01, 0.02)),
               item("auc_llm_reading_gcn_minus_random_retriever", 0.03, (0.01, 0.05)),
               item("auc_llm_reading_gcn_minus_llm_retriever", 0.02, (-0.01, 0.04)),
               item("retriever_lookup_ratio_llm_vs_gcn", 3028.4, (2590.0, 3464.0))]  # fmt: skip
     told = readme.readme_answer({"metrics": found, "headline": {}}).partition("whom one asks?")[2]
-    assert "at random: worse, -0.020 [-0.040, -0.010]; read by the LLM (one draw) +0.030 [+0.010, +0.050]. " in told
+    assert "at random: worse, -0.020 [-0.040, -0.010]; against all who may be asked: no difference shown, " in told
+    assert "Read by the LLM, against one random draw: +0.030 [+0.010, +0.050]. " in told
     assert "untuned: no difference shown, +0.020 [" in told
     assert "takes 3,028 [2,590, 3,464] times" in told
 

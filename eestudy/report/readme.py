@@ -98,14 +98,15 @@ def readme_answer(metrics: dict) -> str:
 def _whom_to_ask(values: dict) -> str:
     """Whether the graph's neighbours are worth more than random ones, and than an LLM's, where that was measured."""
     known = {name: item for name, item in values.items() if item and item["value"] is not None}
-    names = ("others_mean_graph_minus_random", "llm_reading_gcn_minus_random_retriever",
-             "llm_reading_gcn_minus_llm_retriever")  # fmt: skip
-    chance, one_draw, llm = (known.get(f"auc_{name}") for name in names)
+    names = ("others_mean_graph_minus_random", "others_mean_graph_minus_everybody",
+             "llm_reading_gcn_minus_random_retriever", "llm_reading_gcn_minus_llm_retriever")  # fmt: skip
+    chance, everybody, one_draw, llm = (known.get(f"auc_{name}") for name in names)
     ratio = known.get("retriever_lookup_ratio_llm_vs_gcn")
-    if None in (chance, one_draw, llm, ratio):
+    if None in (chance, everybody, one_draw, llm, ratio):
         return ""
     return (f"\n- **Does it matter whom one asks?** What the graph's neighbours say, AUC against as many drawn at "
-            f"random: {_word(chance)}, {with_interval(chance, signed=True)}; read by the LLM (one draw) "
+            f"random: {_word(chance)}, {with_interval(chance, signed=True)}; against all who may be asked: "
+            f"{_word(everybody)}, {with_interval(everybody, signed=True)}. Read by the LLM, against one random draw: "
             f"{with_interval(one_draw, signed=True)}. Against those of a small LLM that reads histories, untuned: "
             f"{_word(llm)}, {with_interval(llm, signed=True)}, and that one's look-up after a new interaction takes "
             f"{times(ratio)} times as long.")
