@@ -95,9 +95,13 @@ def readme_answer(metrics: dict) -> str:
     )
 
 
+def _measured(values: dict) -> dict:
+    return {name: item for name, item in values.items() if item and item["value"] is not None}
+
+
 def _whom_to_ask(values: dict) -> str:
     """Whether the graph's neighbours are worth more than random ones, and than an LLM's, where that was measured."""
-    known = {name: item for name, item in values.items() if item and item["value"] is not None}
+    known = _measured(values)
     names = ("others_mean_graph_minus_random", "others_mean_graph_minus_everybody",
              "llm_reading_gcn_minus_random_retriever", "llm_reading_gcn_minus_llm_retriever")  # fmt: skip
     chance, everybody, one_draw, llm = (known.get(f"auc_{name}") for name in names)
@@ -114,7 +118,7 @@ def _whom_to_ask(values: dict) -> str:
 
 def _untaught(values: dict) -> str:
     """Whether what the language model was taught matters, where that was tried."""
-    known = {name: item for name, item in values.items() if item and item["value"] is not None}
+    known = _measured(values)
     item, p = (known.get(f"{name}_random_backbone_minus_main") for name in ("auc", "p_adjusted"))
     labels = known.get("n_ablation_labels")
     if item is None or labels is None:

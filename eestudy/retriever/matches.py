@@ -53,12 +53,13 @@ def match_evidence(
     by_item = group_before(allowed, "item_id", "user_id", item, before)  # who took the target
     by_user = group_before(allowed, "user_id", "item_id", user, before)  # what the user took
     chosen = most_similar(by_item, user, chosen_by or retriever.user_similarity, n_similar_users)
-    takers = [by_item.other[places] for places, _ in chosen]
+    others = [near for _, near in chosen]
+    if chosen_by:
+        others = similarity_of_each(user, [by_item.other[at] for at, _ in chosen], retriever.user_similarity)
     closest = most_similar(by_user, item, retriever.item_similarity, 1)
     return pd.DataFrame({
         "row": rows["row"].to_numpy(), "n_user": by_user.count(), "n_item": by_item.count(),
-        "others_mean": mean_of_each(similarity_of_each(user, takers, retriever.user_similarity)),
-        "match": retriever.match(user, item).astype(np.float64),
+        "others_mean": mean_of_each(others), "match": retriever.match(user, item).astype(np.float64),
         "own_mean": mean_of_each([near for _, near in closest]),
         "own_items": [by_user.other[places] for places, _ in closest],
     })  # fmt: skip
