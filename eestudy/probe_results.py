@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from eestudy import artifacts
-from eestudy.verdicts import with_ends
+from eestudy.verdicts import said
 from eestudy.wordings import WORDINGS
 
 ALL, HELD_OUT_HALF = -1, -2  # settings: every wording together; those that no training has shown
@@ -29,12 +29,6 @@ def told(run: artifacts.Run) -> pd.DataFrame | None:
     """
     table = artifacts.measured_or_committed(run, artifacts.PROBES)
     return table if {"form", "silent", "beyond"} <= set(table) else None
-
-
-def said(table: pd.DataFrame, column: str, sign: str = "", digits: int = 3) -> list[str]:
-    """A column with its interval, as text; '' where it was not measured."""
-    columns = (table[f"{column}{end}"] for end in ("", "_lo", "_hi"))
-    return [with_ends(*line, sign, digits) for line in zip(*columns, strict=True)]
 
 
 def wordings(table: pd.DataFrame) -> pd.DataFrame:

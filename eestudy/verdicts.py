@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from eestudy.metrics import LEVEL
 
@@ -43,3 +44,9 @@ def with_ends(value: float, low: float, high: float, sign: str = "", digits: int
         digits += 1
     form = {"": "z", "+": "+z", ",": "z,"}[sign] + f".{digits}f"  # z: what rounds to 0 has no minus
     return f"{value:{form}}" + (f" [{', '.join(f'{end:{form}}' for end in ends)}]" if ends else "")
+
+
+def said(table: pd.DataFrame, column: str, sign: str = "", digits: int = 3) -> list[str]:
+    """A column and its interval (columns `_lo` and `_hi` beside it) for reading, one text a row; see `with_ends`."""
+    columns = (table[f"{column}{end}"] for end in ("", "_lo", "_hi"))
+    return [with_ends(*line, sign, digits) for line in zip(*columns, strict=True)]

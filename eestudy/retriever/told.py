@@ -10,7 +10,7 @@ import pandas as pd
 
 from eestudy import artifacts
 from eestudy.artifacts import metric
-from eestudy.verdicts import with_ends
+from eestudy.verdicts import said
 
 MEASURED = ("evidence.parquet", "embeddings.safetensors", "adapter.safetensors", "exit_heads.safetensors",
             "calibration.json")  # fmt: skip
@@ -80,44 +80,40 @@ def _entry(name: str, row: pd.Series, column: str, unit: str, n, kind: str = "qu
 
 def shown_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table for reading: numbers with their intervals, what was not measured left empty."""
-    def said(column: str, sign: str = "") -> list[str]:
-        return [_said(row, column, sign) for _, row in table.iterrows()]
-
     return pd.DataFrame({
-        "AUC alone": said("auc_alone"), "alone, less its rival": said("auc_alone_minus", "+"),
-        "AUC, LLM reading": said("auc_llm"), "LLM, less its rival": said("auc_llm_minus", "+"),
-        "LLM less alone": said("auc_llm_minus_alone", "+"),
-        "log loss, LLM": said("log_loss_llm"), "tokens added": table["tokens_added"].round(1).to_numpy(),
+        "AUC alone": said(table, "auc_alone"), "alone, less its rival": said(table, "auc_alone_minus", "+"),
+        "AUC, LLM reading": said(table, "auc_llm"), "LLM, less its rival": said(table, "auc_llm_minus", "+"),
+        "LLM less alone": said(table, "auc_llm_minus_alone", "+"),
+        "log loss, LLM": said(table, "log_loss_llm"), "tokens added": table["tokens_added"].round(1).to_numpy(),
     }, index=table["words"].rename(None))  # fmt: skip
-
-
-def _said(row: pd.Series, column: str, sign: str = "", digits: int = 3) -> str:
-    return with_ends(*(row[f"{column}{end}"] for end in ("", "_lo", "_hi")), sign, digits)
 
 
 def ways_sentence(table: pd.DataFrame) -> str:
     """Who is worth asking: the graph against the LLM, the same LLM made cheap, and chance; each with its interval."""
+    def of(way: str, column: str, sign: str = "", digits: int = 3) -> str:
+        return said(table.loc[[way]], column, sign, digits)[0]
+
     def less(way: str, column: str) -> str:
         low, high = (table.loc[way, f"{column}_minus{end}"] for end in ("_lo", "_hi"))
         word = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
-        return f"{_said(table.loc[way], f'{column}_minus', '+')} ({word})"
+        return f"{of(way, f'{column}_minus', '+')} ({word})"
 
     def both(way: str) -> str:
         return f"AUC alone {less(way, 'auc_alone')}, read by the LLM {less(way, 'auc_llm')}"
 
     def times(way: str) -> str:
-        return f"{_said(table.loc[way], 'ratio', ',', 1)} times"
+        return f"{of(way, 'ratio', ',', 1)} times"
 
-    best, own, both_sides = table["auc_llm"].idxmax(), table.loc["own_gcn"], table.loc["gcn_own_gcn"]
+    best = table["auc_llm"].idxmax()
     return (
         f"against the graph's neighbours, those of the LLM that reads the histories, frozen and not tuned to retrieve: "
         f"{both('llm')}; after a new interaction its look-up takes {times('llm')} as long. The same LLM with every "
         f"title read beforehand and a user's titles averaged: {both('llm_titles')}; {times('llm_titles')} as long. "
         f"Chance ({table.loc['random', 'words']}; one draw): {both('random')}. The graph with the asking user folded "
         f"in, against the trained vector: {both('gcn_folded_in')}. The highest AUC of the LLM reading, "
-        f"{_said(table.loc[best], 'auc_llm')}, is that of {table.loc[best, 'words']}; with the user's own side by the "
-        f"graph alone it is {_said(own, 'auc_llm')}. What similar users add to that side: "
-        f"{_said(both_sides, 'auc_alone_minus', '+')} alone (a plain mean of ranks), "
-        f"{_said(both_sides, 'auc_llm_minus', '+')} read by the LLM, which saw few prompts without them. The LLM that "
-        f"reads both, against the plain mean of their ranks: {_said(both_sides, 'auc_llm_minus_alone', '+')}."
+        f"{of(best, 'auc_llm')}, is that of {table.loc[best, 'words']}; with the user's own side by the "
+        f"graph alone it is {of('own_gcn', 'auc_llm')}. What similar users add to that side: "
+        f"{of('gcn_own_gcn', 'auc_alone_minus', '+')} alone (a plain mean of ranks), "
+        f"{of('gcn_own_gcn', 'auc_llm_minus', '+')} read by the LLM, which saw few prompts without them. The LLM "
+        f"that reads both, against the plain mean of their ranks: {of('gcn_own_gcn', 'auc_llm_minus_alone', '+')}."
     )  # fmt: skip
