@@ -55,9 +55,7 @@ def kept_folder(run: artifacts.Run) -> Path:
 
 
 def answer(line: Mapping, higher: str = "higher", lower: str = "lower") -> str:
-    """What can be said of a comparison: 'not run', or `verdicts.shown`."""
-    if not np.isfinite(line["value"]):
-        return "not run"
+    """What can be said of a comparison that was run: `verdicts.shown`."""
     stale = " (other code)" if line["state"] != "finished" else ""
     return shown(line["value"], (line["lo"], line["hi"]), line["p_holm"], higher, lower) + stale
 
@@ -84,14 +82,15 @@ def _differ(steps: float, other: float) -> bool:
 
 
 def family_table(found: Ablations, family: str) -> pd.DataFrame:
-    """A family's comparisons for reading: question, rows, AUCs, paired difference with interval, answer."""
-    lines = found.comparisons[found.comparisons["family"] == family]
+    """A family's comparisons that were run, for reading: question, answer, paired difference with interval, AUCs."""
+    lines = found.comparisons[(found.comparisons["family"] == family) & found.comparisons["value"].notna()]
     said = [_said(line, "+") for line in lines.to_dict("records")]
     return pd.DataFrame({
-        "question": lines["question"], "row": lines["row"], "evidence": lines["mode"], "AUC": lines["auc"].round(3),
-        "against": lines["compared_with"], "evidence there": lines["mode_compared"],
-        "AUC there": lines["auc_compared"].round(3), "difference": said, "seeds": lines["seeds"],
-        "adjusted p": lines["p_holm"].round(3), "answer": [answer(line) for line in lines.to_dict("records")],
+        "question": lines["question"], "row": lines["row"],
+        "answer": [answer(line) for line in lines.to_dict("records")], "difference": said,
+        "adjusted p": lines["p_holm"].round(3), "seeds": lines["seeds"], "AUC": lines["auc"].round(3),
+        "evidence": lines["mode"], "against": lines["compared_with"], "AUC there": lines["auc_compared"].round(3),
+        "evidence there": lines["mode_compared"],
     }).astype(object).fillna("").set_index("row")  # fmt: skip
 
 

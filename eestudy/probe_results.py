@@ -143,11 +143,11 @@ def _wording_sentence(table: pd.DataFrame, place: str) -> str:
                                                                   said(part, "shift", "+"), strict=True)}  # fmt: skip
     (hostile, moved), (harmless, twin) = lines[True], lines[False]
     worst = strongest(table, place)
-    obeyed = _word(hostile, "beyond", "it is obeyed", "it does the opposite", "obedience is not shown")
+    counts = _word(hostile, "beyond", "the order counts", "it does the opposite", "no effect of the order is shown")
     beyond, strongest_shift = (said(pd.DataFrame([line]), name, "+")[0]
                                for line, name in ((hostile, "beyond"), (worst, "shift")))  # fmt: skip
     return (f"A title {PLACES[place]} that asks for a yes, by order or by false praise, moves p_yes by {moved}, a "
-            f"harmless one of as many tokens by {twin}, a difference of {beyond} ({obeyed}); "
+            f"harmless one of as many tokens by {twin}, a difference of {beyond} ({counts}); "
             f"{hostile['flipped']:.1%} and {harmless['flipped']:.1%} of the answers turn, one way or the other. "
             f"The strongest, picked afterwards, “{WORDINGS[int(worst['setting'])][0]}”, moves it by {strongest_shift}.")
 

@@ -29,18 +29,21 @@ def shown(value: float, ends: Sequence[float], p: float | None, higher: str, low
     return f"{said} by itself, not once all declared comparisons count" if alone else "no difference shown"
 
 
-def with_ends(value: float, low: float, high: float, sign: str = "", digits: int = 3) -> str:
+def with_ends(
+    value: float, low: float, high: float, sign: str = "", digits: int = 3, nothing: float = 0.0,
+) -> str:  # fmt: skip
     """A number and its interval for reading: '0.712 [0.690, 0.731]'. An end that is not 0 never reads as 0.
 
     Args:
         value, low, high: NaN where there is none; without a value nothing is said, without ends the value alone.
         sign: '+' where a difference is told, ',' for thousands.
-        digits: decimals; more are told, up to `MOST_DIGITS`, where an end would read as 0.
+        digits: decimals; more are told, up to `MOST_DIGITS`, where an end would read as `nothing`.
+        nothing: what no difference is; 1 for a ratio.
     """
     if not np.isfinite(value):
         return ""
     ends = [end for end in (low, high) if np.isfinite(end)]
-    while digits < MOST_DIGITS and any(end and not round(end, digits) for end in ends):
+    while digits < MOST_DIGITS and any(end != nothing == round(end, digits) for end in ends):
         digits += 1
     form = {"": "z", "+": "+z", ",": "z,"}[sign] + f".{digits}f"  # z: what rounds to 0 has no minus
     return f"{value:{form}}" + (f" [{', '.join(f'{end:{form}}' for end in ends)}]" if ends else "")

@@ -54,7 +54,8 @@ def test_opening_says_what_why_and_how_long(notebook, request):
     for needed in ("You will learn", "Reads", "Writes", "Minutes"):
         assert needed in first
     strip = [line for line in first.splitlines() if "→" in line or "─►" in line or "->" in line]
-    assert len(strip) == 1 and all(box in strip[0] for box in STRIP) and strip[0].count("**") == 2
+    assert len(strip) == 1 and all(f"{box}<" in strip[0] for box in STRIP)
+    assert strip[0].count("<kbd>") == 1 + strip[0].count("→") and strip[0].count("<kbd><mark>") == 1  # one is filled
 
 
 def test_opening_names_what_is_written(notebook, request):

@@ -787,8 +787,9 @@ def test_the_signature_figure_names_what_it_shows_and_the_class_of_the_claim(bui
     ((-0.01, 0.02), (-0.01, 0.03), ("no loss of accuracy shown", "not shown to differ")),
     (None, None, ("no loss of accuracy shown", "not shown to differ"))])  # fmt: skip
 def test_the_takeaway_follows_from_its_intervals(loss, rival, said):
-    text = report.takeaway(SPEED, LEAVING, {"value": 0.0, "ci95": loss}, {"value": 0.0, "ci95": rival})
-    assert all(words in text for words in (*said, "4.0 [3.0, 5.0] times", "2.0 [1.5, 2.5] times as many as full depth"))
+    text = report.takeaway(SPEED, LEAVING, {"value": 0.0, "ci95": loss}, {"value": 0.0, "ci95": rival}, "din")
+    assert all(words in text for words in (*said, "an LLM (din: ", "4.0 [3.0, 5.0] times"))
+    assert "2.0 [1.5, 2.5] times as many as full depth" in text
 
 
 def test_a_bound_that_is_not_zero_never_reads_as_zero():

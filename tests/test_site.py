@@ -87,6 +87,14 @@ def test_solutions_are_folded_in_a_page_and_nothing_else_is(tmp_path):
     assert "celltag_exercise" in before and "celltag_solution" in folded and folded.rstrip().endswith("</details>")
 
 
+def test_a_heading_in_an_output_shows_no_link_as_text(tmp_path):
+    output = nbformat.v4.new_output("display_data", {"text/markdown": "### All datasets"})
+    cell = nbformat.v4.new_code_cell("1", outputs=[output])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "a.ipynb")
+    page = notebooks.render(tmp_path / "a.ipynb")[1]
+    assert re.search("<h3[^>]*>All datasets</h3>", page) and "anchor-link" not in page
+
+
 def test_a_folder_of_something_else_is_left_alone(references, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     run = artifacts.Run(tmp_path / "run", "ml-100k", "laptop", 0)

@@ -6,6 +6,7 @@ C candidates per request, U / I users / items, K history length, N neighbours.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -124,5 +125,13 @@ def _complaints(toml: str, error: ValidationError) -> str:
         section, *fields = map(str, fault["loc"] or ("",))
         place = f"[{section}] {'.'.join(fields)}".rstrip() + ": " if section else ""  # none: of several sections
         given = "" if isinstance(fault["input"], dict) else f", not {fault['input']!r}"
-        lines.append(f"{toml}: {place}{fault['msg']}{given}")
+        said = _unknown(section, fields) if fault["type"] == "extra_forbidden" else f"{fault['msg']}{given}"
+        lines.append(f"{toml}: {place}{said}")
     return "\n".join(lines)
+
+
+def _unknown(section: str, fields: list[str]) -> str:
+    """What to say of a setting that there is not; a section's own field is compared with those there are."""
+    kind = StudyConfig.model_fields[section].annotation if section in StudyConfig.model_fields else None
+    near = get_close_matches(fields[0], kind.model_fields, 1) if kind and len(fields) == 1 else []
+    return "there is no such setting" + (f"; did you mean {near[0]}?" if near else "")

@@ -109,7 +109,9 @@ def classic_sentences(values: dict, choices: dict) -> list[str]:
         names[key] = f"the best classic model on {what} ({model})"
     found = [(f"llm_minus_best_classic_{key}", llm, name) for key, name in names.items()]
     found.append(("stacked_minus_best_classic_all_labels", "LLM and classic model stacked", names["all_labels"]))
-    return [verdict(values[f"auc_{key}"], *pair) for key, *pair in found if f"auc_{key}" in values]
+    return [verdict(values[f"auc_{key}"], *pair).removesuffix(".") + f"; log loss, where less is better, "
+            f"{with_interval(values.get(f'log_loss_{key}'), signed=True)} nats."
+            for key, *pair in found if f"auc_{key}" in values]  # fmt: skip
 
 
 def _trained_apart(values: dict) -> list[str]:
@@ -127,7 +129,8 @@ def _trained_apart(values: dict) -> list[str]:
     gains = [values[name] for name in ("auc_retrieval_gain", f"auc_{own}") if name in values]
     if len(gains) == 2:
         smaller = min(gains, key=lambda gain: gain["value"])
-        found.append(f"Of both gains of retrieval quote the smaller one: {with_interval(smaller, signed=True)}.")
+        found.append(f"Of both gains of retrieval the one to quote is the smaller one: "
+                     f"{with_interval(smaller, signed=True)}.")
     return found
 
 

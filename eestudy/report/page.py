@@ -37,12 +37,12 @@ def number(value, digits: int = 3, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}z.{digits}f}"  # z: what rounds to 0 has no minus
 
 
-def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> str:
-    """`0.801 [0.789, 0.812]`; "not measured" for null. A bound that is not 0 never reads as 0: more digits are told."""
+def with_interval(item: dict | None, digits: int = 3, signed: bool = False, nothing: float = 0.0) -> str:
+    """`0.801 [0.789, 0.812]`; "not measured" for null. See `with_ends` for when more digits are told."""
     if item is None or item["value"] is None:
         return "not measured"
     ends = item.get("ci95") or (np.nan, np.nan)
-    return with_ends(item["value"], *ends, "+" if signed else "", digits) or "not measured"
+    return with_ends(item["value"], *ends, "+" if signed else "", digits, nothing) or "not measured"
 
 
 def word(item: dict, above: str, below: str, across: str, zero: float = 0.0) -> str:

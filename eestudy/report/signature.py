@@ -41,7 +41,7 @@ def timed_classics(table: pd.DataFrame, click_models: pd.DataFrame, latency: pd.
                         latency_source=table["latency_source"].mask(ms.notna(), "one call a candidate"))  # fmt: skip
 
 
-def takeaway(speed: Mapping, leaving: Mapping, loss: Mapping, rival: Mapping) -> str:
+def takeaway(speed: Mapping, leaving: Mapping, loss: Mapping, rival: Mapping, rival_name: str) -> str:
     """What the figure shows, in a sentence that follows from its intervals.
 
     Args:
@@ -49,13 +49,15 @@ def takeaway(speed: Mapping, leaving: Mapping, loss: Mapping, rival: Mapping) ->
         leaving: the same against full depth with the same shared prefix: the part that is early exit's own.
         loss: AUC of early exit less full depth.
         rival: AUC of early exit less the best model without an LLM.
+        rival_name: of that model, with the labels that it learned from.
     """
     faster = (f"Early exit answers {with_interval(speed, 1)} times as many requests as the plain way "
               f"({with_interval(leaving, 1)} times as many as full depth with the same shared prefix)")  # fmt: skip
-    cost = word(loss, "and gains accuracy", "at a price in accuracy", "with no loss of accuracy shown")
+    cost = word(loss, "and gains accuracy in this training", "at a price in accuracy",
+                "with no loss of accuracy shown")  # fmt: skip
     other = word(rival, "more accurate than", "less accurate than", "not shown to differ from")
     return (f"{faster}, {cost} (AUC {with_interval(loss, signed=True)}); it is {other} the best model "
-            f"without an LLM ({with_interval(rival, signed=True)}).")  # fmt: skip
+            f"without an LLM ({rival_name}: {with_interval(rival, signed=True)}).")  # fmt: skip
 
 
 def claimed(published: pd.DataFrame) -> tuple[float, str] | None:
@@ -91,8 +93,9 @@ def _settings(axes: Axes, table: pd.DataFrame, chosen: str) -> None:
                                      (table[table["kind"] == "baseline"], "*", COLOURS["baseline"], 13)):  # fmt: skip
         axes.errorbar(part[COST], part[QUALITY], drawing.reach(part, QUALITY), fmt=mark, ms=size, mec="white",
                       mew=0.8, elinewidth=1.3, color=colour, zorder=5)  # fmt: skip
-    for row in static.dropna(subset=[COST]).itertuples():
-        axes.annotate(f"{row.layer:.0f}", (row.latency_ms_p50, row.auc), xytext=(0, 7), textcoords="offset points",
+    for place, row in enumerate(static.dropna(subset=[COST]).itertuples()):  # above and below: deep ones lie close
+        axes.annotate(f"{row.layer:.0f}", (row.latency_ms_p50, row.auc), xytext=(0, -16 if place % 2 else 7),
+                      textcoords="offset points",
                       ha="center", fontsize=9, color=COLOURS["static"], bbox=BOX, zorder=4)  # fmt: skip
 
 

@@ -13,7 +13,8 @@ WORDS = {
     "static": "everybody leaves after one fixed layer",
     "dynamic": "each candidate leaves when a rule says so",
     "shuffled": "the rule's own exits, dealt out at random: does it matter who leaves?",
-    "oracle": "looks at full depth's answer and leaves at the first exit that agrees with it: no rule can do that",
+    "oracle": "looks at full depth's answer and leaves at the first exit from which on every head decides like it: no "
+              "rule can know that",
     "FM, DeepFM, DCN-V2, DIN": "click models without any language model, from the literature",
     "Learn-then-Test": "picks a threshold by tests on users kept apart, so that the promised bound holds but for a "
                        "chance that was named beforehand",

@@ -102,7 +102,7 @@ def ways_sentence(table: pd.DataFrame) -> str:
         return f"AUC alone {less(way, 'auc_alone')}, read by the LLM {less(way, 'auc_llm')}"
 
     def times(way: str) -> str:
-        return f"{of(way, 'ratio', ',', 1)} times"
+        return f"{of(way, 'ratio', ',', 0 if table.loc[way, 'ratio'] > 100 else 1)} times"
 
     best = table["auc_llm"].idxmax()
     return (

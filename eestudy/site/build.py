@@ -94,8 +94,9 @@ def _example_pages(site: Site, found: dict) -> list[dict]:
         example["link"] = name
         site.page(name, "example.html", title, study=found, example=example, heads=walks.heads(found, example),
                   stops=walks.stops(found, place))  # fmt: skip
-        entries.append({"link": name, "text": example["title"],
-                        "note": f"{found['dataset']}, row {example['row']}"})  # fmt: skip
+        clicked = "clicked" if example["label"] else "not clicked"
+        entries.append({"link": name, "text": example["title"], "group": found["dataset"],
+                        "note": f"{clicked}, row {example['row']}"})  # fmt: skip
     return entries
 
 
@@ -121,7 +122,8 @@ def fill(site: Site, run: artifacts.Run, studies: list[dict]) -> None:
     beside = report.beside_references(metrics)
     figure = next(filter(None, (data_url(run, f"figures/{name}.png") for name in FIGURES)), None)
     walked = [entry for found in studies for entry in _example_pages(site, found)]
-    _list_page(site, "examples.html", "Single predictions", "The way of one prediction through the layers.", walked)
+    _list_page(site, "examples.html", "Single predictions", "The way of one prediction through the layers. Of each "
+               "dataset half are those whose answer depth changes most, half are spread evenly over the test.", walked)
     _list_page(site, "notebooks.html", "The notebooks", "As they were executed, with everything they printed.",
                _notebook_pages(site, run))  # fmt: skip
     _report_page(site, run, metrics, beside)

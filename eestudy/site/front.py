@@ -44,13 +44,15 @@ QUESTIONS = {
                          ("Yes", "No, it hurts", "Not shown")),
     "graph": Question("Do the neighbours that the graph finds tell more than random ones (all numbers, no LLM)?",
                       ("auc_evidence_logistic_graph_minus_random",), ("Yes", "No, less", "Not shown")),
-    "llm": Question("Is the LLM more accurate than the best model without one that learns from the same labels?", (
+    "everybody": Question("And more than everybody who may be asked (all numbers, no LLM)?",
+                          ("auc_evidence_logistic_graph_minus_everybody",), ("Yes", "No, less", "Not shown")),
+    "llm": Question("Is the LLM, at full depth, more accurate than the best model without one on the same labels?", (
         "auc_llm_minus_best_classic_same_labels", "auc_llm_minus_best_baseline"), ("Yes", "No, less", "Not shown")),
-    "all_labels": Question("And than the best one that learns from all labels there are?", (
+    "all_labels": Question("And than the best one on all labels there are?", (
         "auc_llm_minus_best_classic_all_labels",), ("Yes", "No, less", "Not shown")),
 }  # fmt: skip
 CLAUSES = {  # for: above, below, neither, not measured
-    "speed": ("Yes, they can be made {} times as fast", "No: they become slower, {} times as fast",
+    "speed": ("Yes, they can be made {} times as fast{}", "No: they become slower, {} times as fast",
               "No gain in speed could be shown", "How much faster they become was not measured here"),
     "loss": ("without losing accuracy", "at a price in accuracy",
              "and no loss of accuracy could be shown (one of {} in AUC is not excluded)",
@@ -58,10 +60,14 @@ CLAUSES = {  # for: above, below, neither, not measured
     "static": ("Choosing when to stop, item by item, pays.", "But stopping everybody at one fixed layer is better.",
                "But stopping everybody at one fixed layer does as well, as far as can be shown.", ""),
     "static_speed": ("", "Stopping everybody at the layer that validation chose is faster still.", "", ""),
+    "everybody": ("The graph's choice of whom to ask pays.", "Asking everybody tells more than asking whom the graph "
+                  "finds.", "Asking everybody tells as much as asking whom the graph finds, as far as can be shown.",
+                  ""),
     "llm": ("And the LLM is more accurate than every model without one that learns from the same labels.",
-            "And a model without any LLM, taught with the same labels, is more accurate, in a fraction of the time.",
-            "And a model without any LLM, taught with the same labels, is as accurate, as far as can be shown, in a "
-            "fraction of the time.", ""),
+            "And a model without any LLM, taught with the same labels, is more accurate than the "
+            "LLM at full depth, in a fraction of the time.",
+            "And a model without any LLM, taught with the same labels, is as accurate as the LLM at full depth, as "
+            "far as can be shown, in a fraction of the time.", ""),
 }  # fmt: skip
 
 
@@ -85,11 +91,18 @@ def answer(metrics: dict) -> str:
     items = {name: entry(metrics, QUESTIONS[name]) for name in CLAUSES}
     said = {name: CLAUSES[name][side(item, QUESTIONS[name].zero)] for name, item in items.items()}
     if items["speed"]:
-        said["speed"] = said["speed"].format(number(items["speed"]["value"], 1))
+        part = _part(entry(metrics, QUESTIONS["exit"]))
+        said["speed"] = said["speed"].format(number(items["speed"]["value"], 1), part)
     if items["loss"]:
         said["loss"] = said["loss"].format(number(-items["loss"]["ci95"][0], 3))
-    return " ".join(filter(None, (f"{said['speed']}, {said['loss']}.", said["static"], said["static_speed"],
-                                  said["llm"])))  # fmt: skip
+    rest = (said[name] for name in ("static", "static_speed", "everybody", "llm"))
+    return " ".join(filter(None, (f"{said['speed']}, {said['loss']}.", *rest)))
+
+
+def _part(leaving: dict | None) -> str:
+    """Of a gain in speed, what stopping early brings by itself; '' where no gain of it is shown."""
+    return f" ({number(leaving['value'], 1)} times by stopping early, the rest by sharing the prompt)" if side(
+        leaving, 1.0) == 0 else ""  # fmt: skip
 
 
 def answers(metrics: dict) -> list[dict]:
@@ -97,7 +110,7 @@ def answers(metrics: dict) -> list[dict]:
     rows = []
     for question in QUESTIONS.values():
         item, ratio = entry(metrics, question), question.zero == 1.0
-        shown = f"{with_interval(item, 1 if ratio else 3, signed=not ratio)} {question.unit}"
+        shown = f"{with_interval(item, 1 if ratio else 3, not ratio, question.zero)} {question.unit}"
         shown += f", {item['n']} requests" if item and ratio and item["n"] else ""
         rows.append({"question": question.text, "answer": (*question.words, "Not measured")[side(item, question.zero)],
                      "number": "" if item is None else shown})  # fmt: skip

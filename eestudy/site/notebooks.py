@@ -13,7 +13,7 @@ import nbformat
 from matplotlib import rc_context
 from matplotlib.mathtext import math_to_image
 from nbconvert import HTMLExporter
-from nbconvert.filters import markdown2html
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 # what a table or a rendered list needs; no link, no image, no style
 TAGS = {"table", "thead", "tbody", "tr", "th", "td", "caption", "div", "p", "pre", "code", "em", "strong", "ul", "ol",
@@ -72,7 +72,8 @@ def _prepare(output: dict, heading: str) -> None:
     if data is None:
         return
     if "text/markdown" in data:
-        data["text/html"] = markdown2html(data["text/markdown"])
+        plain = IPythonRenderer(escape=False, exclude_anchor_links=True)  # a link would be shown as text: `safe`
+        data["text/html"] = MarkdownWithMath(renderer=plain).render(data["text/markdown"])
     if "text/html" in data:
         data["text/html"] = safe(data["text/html"]).replace("<td>NaN</td>", "<td>–</td>")  # absent, not an error
     output["data"] = nbformat.from_dict({kind: data[kind] for kind in KEPT if kind in data})
