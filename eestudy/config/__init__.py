@@ -134,4 +134,4 @@ def _unknown(section: str, fields: list[str]) -> str:
     """What to say of a setting that there is not; a section's own field is compared with those there are."""
     kind = StudyConfig.model_fields[section].annotation if section in StudyConfig.model_fields else None
     near = get_close_matches(fields[0], kind.model_fields, 1) if kind and len(fields) == 1 else []
-    return "there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
+    return "there is no such setting" + (f"; perhaps {near[0]} is meant" if near else "")
