@@ -13,9 +13,9 @@ import pytest
 
 from eestudy import artifacts, config, exit_policies, metrics, quickstart, replay, report
 from eestudy.chain import BESIDE
-from eestudy.report import narrative
+from eestudy.report import answers, narrative
 from eestudy.report.reference import OPTIONAL
-from eestudy.site import build, explorer, front, notebooks, walks
+from eestudy.site import build, explorer, notebooks, walks
 from eestudy.site.build import Site, clean_examples, data_url, script
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -148,16 +148,16 @@ def test_a_reference_of_an_older_version_is_refused_kindly(references, tmp_path)
     (None, None, "Not measured")])
 def test_an_answer_follows_from_its_interval(value, ci95, said):
     item = artifacts.metric("auc_early_exit_minus_full_depth", value, "AUC", ci95=ci95, n=9)
-    shown = {row["question"]: row["answer"] for row in front.answers({"metrics": [item]})}
+    shown = {row["question"]: row["answer"] for row in answers.answers({"metrics": [item]})}
     assert shown["Does stopping early cost accuracy?"] == said
 
 
 def test_no_loss_shown_says_which_loss_is_not_excluded_and_a_faster_rival_is_named():
     loss = artifacts.metric("auc_early_exit_minus_full_depth", -0.01, "AUC", ci95=[-0.0224, 0.001], n=9)
     rival = artifacts.metric("throughput_ratio_early_exit_vs_static_selected", 0.8, "ratio", ci95=[0.7, 0.9], n=9)
-    said = front.answer({"metrics": [loss, rival]})
+    said = answers.answer({"metrics": [loss, rival]})
     assert "one of 0.022 in AUC is not excluded" in said and "faster still" in said
-    assert "faster still" not in front.answer({"metrics": [loss, rival | {"ci95": [0.7, 1.1]}]})
+    assert "faster still" not in answers.answer({"metrics": [loss, rival | {"ci95": [0.7, 1.1]}]})
 
 
 DIGITS = {"mean_exit_layer": 1, "latency_ms_p50": 0}  # of the explorer's numbers; the others have three

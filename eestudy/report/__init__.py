@@ -1,5 +1,6 @@
 """Report: tables, figures, comparison with the reference and with published numbers. Reads artifacts only."""
 
+from eestudy.report.answers import answer
 from eestudy.report.classic import classic_metrics, frequency_gains, frequency_table, training_counts
 from eestudy.report.comparison import compare, published, seed_deviation
 from eestudy.report.datasets import beside_references, dataset_blocks
@@ -41,7 +42,7 @@ from eestudy.report.tables import (
 )
 
 __all__ = [
-    "CLASSIC", "CLICK_RATE", "HEADLINE", "Judged", "ReportError", "STACKED_CLASSIC", "beside_references",
+    "CLASSIC", "CLICK_RATE", "HEADLINE", "Judged", "ReportError", "STACKED_CLASSIC", "answer", "beside_references",
     "build_metrics", "choices", "classic_metrics", "compare", "compare_with_reference", "dataset_blocks",
     "depth_curves", "depth_figure", "difference", "estimate", "exit_layers", "findings", "findings_markdown",
     "first_layer_of_gain", "frequency_gains", "frequency_table", "headline_table", "judge", "latency_summary",

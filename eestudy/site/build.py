@@ -14,11 +14,12 @@ from markupsafe import Markup
 
 from eestudy import artifacts, replay, report
 from eestudy.chain import TOUR
+from eestudy.report import answers
 from eestudy.report.datasets import dataset_blocks
 from eestudy.report.headline import is_replayed
 from eestudy.report.narrative import report_blocks
 from eestudy.report.page import plain_text, to_html
-from eestudy.site import front, notebooks, walks
+from eestudy.site import notebooks, walks
 from eestudy.site.explorer import study
 
 QUESTION = "LLM recommenders are too slow. Does graph retrieval plus early exit really fix that?"
@@ -130,9 +131,9 @@ def fill(site: Site, run: artifacts.Run, studies: list[dict]) -> None:
     site.page("explorer.html", "explorer.html", "Explorer", data={"studies": studies, "first": metrics["dataset"]},
               **script("explorer.js"))  # fmt: skip
     source = next((found["source"] for found in studies if found["dataset"] == metrics["dataset"]), "")
-    site.page("index.html", "index.html", "The answer", metrics=metrics, answer=front.answer(metrics), source=source,
-              answers=front.answers(metrics), figure=figure, datasets=[one["dataset"] for one in beside],
-              beside=front.beside(beside))  # fmt: skip
+    site.page("index.html", "index.html", "The answer", metrics=metrics, answer=answers.answer(metrics), source=source,
+              answers=answers.answers(metrics), figure=figure, datasets=[one["dataset"] for one in beside],
+              beside=answers.beside(beside))  # fmt: skip
 
 
 def is_finished(run: artifacts.Run) -> bool:

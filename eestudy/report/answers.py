@@ -1,4 +1,4 @@
-"""The front page's answers: every word follows from an interval in `metrics.json`."""
+"""The short answers, as the front page shows them: every word follows from an interval in `metrics.json`."""
 
 from __future__ import annotations
 
