@@ -106,7 +106,7 @@ def label_points(axes: Axes, points: list[tuple[float, float, str, str]], x: flo
     height = axes.get_window_extent().height / axes.figure.dpi * 72
     inside = [axes.transAxes.inverted().transform(axes.transData.transform((at, y)))[1] for at, y, _, _ in points]
     for (at, y, name, colour), place in zip(points, spread(inside, 11.5 * lines / height), strict=True):
-        tie = {"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 0, "shrinkB": 3}
+        tie = {"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.35, "shrinkA": 0, "shrinkB": 3}  # pale
         axes.annotate(name, (at, y), xytext=(x, place), textcoords="axes fraction", fontsize=9, color=colour, ha=align,
                       va="center", annotation_clip=False, arrowprops=tie)  # fmt: skip
 
