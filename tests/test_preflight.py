@@ -132,7 +132,7 @@ def test_the_remedies_work(stars):
 def test_mistakes_are_named_without_a_path(stars):
     wrong = {
         "column 'custmer' is missing": preflight.with_columns(stars, user_id="custmer"),
-        "min_click_ratng: there is no such setting; perhaps min_click_rating is meant":
+        "study.toml: [data] min_click_ratng: there is no such setting; perhaps min_click_rating is meant":
             preflight.with_data(stars, min_click_ratng=6),
         "0 clicks": preflight.with_data(stars, min_click_rating=6),
         "must say which column is user_id": preflight.with_columns(stars, user_id=None),

@@ -792,6 +792,20 @@ def test_the_takeaway_follows_from_its_intervals(loss, rival, said):
     assert "2.0 [1.5, 2.5] times as many as full depth" in text
 
 
+def test_a_ratios_bound_never_reads_as_no_difference():
+    slower = {"value": 0.904, "ci95": (0.8, 0.9992), "unit": "ratio"}
+    assert report.with_interval(slower, 1) == "0.904 [0.800, 0.999]"
+    assert report.with_interval(slower | {"unit": "AUC"}, 1) == "0.9 [0.8, 1.0]"
+
+
+def test_the_classic_models_are_told_in_auc_and_log_loss():
+    item = {"value": 0.01, "ci95": (0.005, 0.02), "n": 9}
+    name = "llm_minus_best_classic_same_labels"
+    said, = report.classic_sentences({f"auc_{name}": item, f"log_loss_{name}": item},
+                                     {"best_classic_same_labels": "din_same_labels"})  # fmt: skip
+    assert "(din)" in said and said.endswith("wins; log loss, where less is better, +0.010 [+0.005, +0.020] nats.")
+
+
 def test_a_bound_that_is_not_zero_never_reads_as_zero():
     assert report.with_interval({"value": 0.0012, "ci95": (0.0003, 0.002)}) == "0.0012 [0.0003, 0.0020]"
     assert report.with_interval({"value": 0.0012, "ci95": (0.0, 0.002)}) == "0.001 [0.000, 0.002]"

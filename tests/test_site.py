@@ -160,6 +160,33 @@ def test_no_loss_shown_says_which_loss_is_not_excluded_and_a_faster_rival_is_nam
     assert "faster still" not in answers.answer({"metrics": [loss, rival | {"ci95": [0.7, 1.1]}]})
 
 
+@pytest.mark.parametrize(("ci95", "said"), [
+    ([6.9, 8.1], "(7.5 times by stopping early, the"), ([0.9, 8.1], "(not shown to come from stopping early, the")])
+def test_a_gain_in_speed_is_told_with_what_leaving_is_worth_in_the_same_workload(ci95, said):
+    names = {"throughput_ratio_early_exit_vs_plain": [20, 30],
+             "throughput_ratio_early_exit_vs_packed_full_depth_as_they_come": [3, 4],
+             "throughput_ratio_early_exit_vs_packed_full_depth": ci95}  # fmt: skip
+    items = [artifacts.metric(name, np.mean(ends), "ratio", ci95=ends, n=9) for name, ends in names.items()]
+    assert "25.0 times as fast " + said in answers.answer({"metrics": items})
+
+
+@pytest.mark.parametrize(("ci95", "said"), [
+    ([0.001, 0.02], "choice of whom to ask pays"), ([-0.02, -0.001], "asking everybody tells more"),
+    ([-0.01, 0.01], "asking everybody tells as much"), (None, "")])
+def test_asking_everybody_is_answered_by_its_interval(ci95, said):
+    name, value = "auc_evidence_logistic_graph_minus_everybody", None if ci95 is None else 0.0
+    told = answers.answer({"metrics": [artifacts.metric(name, value, "AUC", ci95=ci95, n=9)]})
+    assert said in told and ("By the numbers alone" in told) == bool(said)
+
+
+def test_predictions_are_listed_under_their_dataset(pages):
+    listed = (pages / "examples.html").read_text().split("<h2>")[1:]
+    assert [part.split("</h2>")[0] for part in listed] == sorted(NAMES)
+    for part in listed:
+        name = part.split("</h2>")[0]
+        assert f'href="examples/{name}-' in part and part.count("<li>") == part.count(f"examples/{name}-")
+
+
 DIGITS = {"mean_exit_layer": 1, "latency_ms_p50": 0}  # of the explorer's numbers; the others have three
 
 

@@ -37,11 +37,12 @@ def number(value, digits: int = 3, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}z.{digits}f}"  # z: what rounds to 0 has no minus
 
 
-def with_interval(item: dict | None, digits: int = 3, signed: bool = False, nothing: float = 0.0) -> str:
+def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> str:
     """`0.801 [0.789, 0.812]`; "not measured" for null. See `with_ends` for when more digits are told."""
     if item is None or item["value"] is None:
         return "not measured"
     ends = item.get("ci95") or (np.nan, np.nan)
+    nothing = 1.0 if item.get("unit") == "ratio" else 0.0
     return with_ends(item["value"], *ends, "+" if signed else "", digits, nothing) or "not measured"
 
 
