@@ -123,6 +123,20 @@ def names_bound(source: str) -> set[str]:
     return found
 
 
+def test_no_cell_takes_the_name_of_an_earlier_function(notebook):
+    """Whoever calls it further down, an exercise perhaps, would call something else."""
+    functions = set()
+    for cell in (cell for cell in notebook["cells"] if cell["cell_type"] == "code"):
+        body = ast.parse(text(cell)).body
+        defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+        imported = {alias.asname or alias.name for node in body if isinstance(node, (ast.Import, ast.ImportFrom))
+                    for alias in node.names}  # fmt: skip
+        taken = {part.id for node in body if not isinstance(node, ast.FunctionDef) for part in ast.walk(node)
+                 if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}  # fmt: skip
+        assert not taken & functions, f"{cell['id']}: another name for {taken & functions}"
+        functions |= defined | imported
+
+
 def test_exercises_set_what_the_check_reads_and_say_what_is_wrong(notebook):
     cells = section_of_exercises(notebook)
     for blank, solution, check in (map(text, cells[start + 1:start + 4]) for start in (0, 4, 8)):
