@@ -32,7 +32,7 @@ def shown(value: float, ends: Sequence[float], p: float | None, higher: str, low
 def with_ends(
     value: float, low: float, high: float, sign: str = "", digits: int = 3, nothing: float = 0.0,
 ) -> str:  # fmt: skip
-    """A number and its interval for reading: '0.712 [0.690, 0.731]'. An end that is not 0 never reads as 0.
+    """A number and its interval for reading: '0.712 [0.690, 0.731]'. An end other than `nothing` never reads as it.
 
     Args:
         value, low, high: NaN where there is none; without a value nothing is said, without ends the value alone.
