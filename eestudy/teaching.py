@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from eestudy import artifacts
-from eestudy.report.page import with_interval
 from eestudy.report.readme import fill
+from eestudy.verdicts import with_interval
 
 PAGE = artifacts.ROOT / "INSTRUCTORS.md"
 REFERENCE = artifacts.reference_dir() / "ml-100k" / "laptop"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -53,3 +53,22 @@ def said(table: pd.DataFrame, column: str, sign: str = "", digits: int = 3) -> l
     """A column and its interval (columns `_lo` and `_hi` beside it) for reading, one text a row; see `with_ends`."""
     columns = (table[f"{column}{end}"] for end in ("", "_lo", "_hi"))
     return [with_ends(*line, sign, digits) for line in zip(*columns, strict=True)]
+
+
+def with_interval(item: Mapping | None, digits: int = 3, signed: bool = False) -> str:
+    """An entry of `metrics.json` for reading: '0.801 [0.789, 0.812]'; "not measured" for null. See `with_ends`."""
+    if item is None or item["value"] is None:
+        return "not measured"
+    ends = item.get("ci95") or (np.nan, np.nan)
+    nothing = 1.0 if item.get("unit") == "ratio" else 0.0
+    return with_ends(item["value"], *ends, "+" if signed else "", digits, nothing) or "not measured"
+
+
+def word(item: Mapping, above: str, below: str, across: str, zero: float = 0.0) -> str:
+    """What a measured difference's interval says: it lies above 0, below, or holds it (also where there is none).
+
+    Args:
+        item: {"value", "ci95"}; above, below, across: what to say; zero: what no difference is, 1 for a ratio.
+    """
+    low, high = item["ci95"] or (zero, zero)
+    return above if low > zero else below if high < zero else across

@@ -347,6 +347,7 @@ def test_without_stars_how_many_took_an_item_is_not_how_many_were_found():
     evidence["others"] = [[k] if k else [] for k in evidence["others"].map(len)]  # one number: how many took it
     kinds = ep.kinds(rows, evidence, users, stars=False)
     assert set(kinds["similar users found"]) == {"none", "some"}
+    assert "the user's clicks before" in kinds and not any("ratings" in kind for kind in kinds)  # nobody rated
     assert ep.by_group(rows, np.zeros(len(rows), int), kinds, 50, 0)["group"].isin(["none", "some"]).any()
 
 

@@ -380,6 +380,7 @@ def test_real_risk_stands_beside_the_calibration():
     table = table.set_index(["procedure", "epsilon"])
     none, some = table.loc[("ltt_hoeffding_bentkus", 0.001)], table.loc[("ltt_hoeffding_bentkus", 0.2)]
     assert np.isnan(none["threshold"]) and none["risk_later"] == none["token_layers_saved"] == 0
+    assert none[["risk_lo", "risk_hi"]].isna().all()  # full depth loses nothing by definition: nothing was estimated
     place = int(-some["threshold"])
     assert some["risk_calibration"] == pytest.approx(losses[:, place].mean())
     assert some["risk_later"] == pytest.approx(later[:, place].mean()) and some["risk_later"] > 0
@@ -387,6 +388,14 @@ def test_real_risk_stands_beside_the_calibration():
     assert some["token_layers_saved"] == pytest.approx(1 - costs[place] / 2)
     upside_down = ep.real_risk(-np.arange(7.0), losses, later, costs, costs[::-1], (0.2,), 0.1, 200, 0)
     assert upside_down.set_index("procedure").loc["ltt_hoeffding_bentkus", "threshold"] == some["threshold"]
+
+
+def test_where_nobody_lost_anything_the_risk_is_not_shown_to_be_none():
+    quiet = ep.mean_loss_over_users(np.zeros(300), 200, 0)
+    assert quiet["value"] == 0 and quiet["ci95"] == pytest.approx((0, 3 / 300), rel=0.01)  # the rule of three
+    assert (1 - quiet["ci95"][1]) ** 300 == pytest.approx(0.05)
+    some = np.r_[np.zeros(299), 1]
+    assert ep.mean_loss_over_users(some, 200, 0) == ep.mean_over_users(some, 200, 0)
 
 
 def test_without_later_users_their_risk_is_not_told_as_none():

@@ -15,7 +15,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eestudy import artifacts, backbone, config, metrics, report
+from eestudy import artifacts, backbone, config, metrics, report, verdicts
 from eestudy.report import (
     comparison,
     datasets,
@@ -794,8 +794,8 @@ def test_the_takeaway_follows_from_its_intervals(loss, rival, said):
 
 def test_a_ratios_bound_never_reads_as_no_difference():
     slower = {"value": 0.904, "ci95": (0.8, 0.9992), "unit": "ratio"}
-    assert report.with_interval(slower, 1) == "0.904 [0.800, 0.999]"
-    assert report.with_interval(slower | {"unit": "AUC"}, 1) == "0.9 [0.8, 1.0]"
+    assert verdicts.with_interval(slower, 1) == "0.904 [0.800, 0.999]"
+    assert verdicts.with_interval(slower | {"unit": "AUC"}, 1) == "0.9 [0.8, 1.0]"
 
 
 def test_the_classic_models_are_told_in_auc_and_log_loss():
@@ -807,9 +807,9 @@ def test_the_classic_models_are_told_in_auc_and_log_loss():
 
 
 def test_a_bound_that_is_not_zero_never_reads_as_zero():
-    assert report.with_interval({"value": 0.0012, "ci95": (0.0003, 0.002)}) == "0.0012 [0.0003, 0.0020]"
-    assert report.with_interval({"value": 0.0012, "ci95": (0.0, 0.002)}) == "0.001 [0.000, 0.002]"
-    assert report.with_interval({"value": 0.0, "ci95": (-1e-9, 1e-9)}) == "0.00000 [0.00000, 0.00000]"
+    assert verdicts.with_interval({"value": 0.0012, "ci95": (0.0003, 0.002)}) == "0.0012 [0.0003, 0.0020]"
+    assert verdicts.with_interval({"value": 0.0012, "ci95": (0.0, 0.002)}) == "0.001 [0.000, 0.002]"
+    assert verdicts.with_interval({"value": 0.0, "ci95": (-1e-9, 1e-9)}) == "0.00000 [0.00000, 0.00000]"
 
 
 def test_without_the_papers_row_no_claim_is_drawn():

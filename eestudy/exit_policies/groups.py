@@ -29,10 +29,10 @@ def kinds(rows: pd.DataFrame, evidence: pd.DataFrame, users: pd.DataFrame, stars
         Series in the order of `rows`; a question that one answer fits is left out.
     """
     known = evidence.set_index("row").loc[rows["row"]]
-    similar = known["others"].map(len)
-    found = {"the user's ratings before": _quarters(known["n_user"]), "the item's ratings before":
-             _quarters(known["n_item"]), "similar users found":
-             _counts(similar) if stars else similar.map(lambda n: "some" if n else "none")}  # fmt: skip
+    similar, what = known["others"].map(len), "ratings" if stars else "clicks"
+    found = {f"the user's {what} before": _quarters(known["n_user"]),
+             f"the item's {what} before": _quarters(known["n_item"]),
+             "similar users found": _counts(similar) if stars else similar.map(lambda n: "some" if n else "none")}
     about = users.set_index("user_id").loc[rows["user_id"]]
     if "gender" in about:
         found["gender"] = about["gender"].replace({"M": "male", "F": "female", "": np.nan})

@@ -234,8 +234,8 @@ def real_risk(
 
     Returns:
         A row for each of `PROCEDURES` and epsilon: procedure, epsilon, n_users (of the calibration), threshold (NaN:
-        none qualifies, full depth), risk_calibration, risk_later with risk_lo and risk_hi (95 % over users),
-        n_later, token_layers_saved (among the later ones; NaN, as their risk, where there are none).
+        none qualifies, full depth), risk_calibration, risk_later with risk_lo and risk_hi (95 % over users; NaN at
+        full depth), n_later, token_layers_saved (among the later ones; NaN, as their risk, where there are none).
     """
     rows = []
     for procedure in PROCEDURES:
@@ -248,17 +248,31 @@ def real_risk(
 
 
 def _risk_at(place: int | None, calibration, later, costs, n_bootstrap: int, seed: int) -> dict:
-    if place is None:  # full depth: by definition nothing is lost, and nothing saved
-        return {"risk_calibration": 0.0, "risk_later": 0.0, "risk_lo": 0.0, "risk_hi": 0.0, "n_later": len(later),
-                "token_layers_saved": 0.0}  # fmt: skip
+    if place is None:  # full depth: by definition nothing is lost, and nothing saved; no estimate, so no interval
+        return {"risk_calibration": 0.0, "risk_later": 0.0, "risk_lo": np.nan, "risk_hi": np.nan,
+                "n_later": len(later), "token_layers_saved": 0.0}  # fmt: skip
     found = {"risk_calibration": calibration[:, place].mean(), "n_later": len(later)}
     if not len(later):
         return found | dict.fromkeys(("risk_later", "risk_lo", "risk_hi", "token_layers_saved"), np.nan)
-    risk = mean_over_users(later[:, place], n_bootstrap, seed)
+    risk = mean_loss_over_users(later[:, place], n_bootstrap, seed)
     return found | {"risk_later": risk["value"], "risk_lo": risk["ci95"][0], "risk_hi": risk["ci95"][1],
                     "token_layers_saved": 1 - costs[place]}  # fmt: skip
 
 
 def mean_over_users(losses: np.ndarray, n_bootstrap: int, seed: int) -> dict:
-    """Mean loss with its interval over users: [U] -> {"value", "ci95", "n"}; each user counts once."""
+    """Mean with its interval over users: [U] -> {"value", "ci95", "n"}; each user counts once."""
     return metrics.ratio_estimate(losses, np.ones(len(losses)), np.arange(len(losses)), n_bootstrap, seed)
+
+
+def mean_loss_over_users(losses: np.ndarray, n_bootstrap: int, seed: int) -> dict:
+    """`mean_over_users` of a loss in [0, 1]. Where nobody loses anything, resampling would promise certainty.
+
+    Then the interval's upper end is the largest risk at which n users without any loss have a chance of 5 %: a user
+    loses something with a chance of at least the risk, so (1 - risk)^n bounds it.
+
+    Source: the "rule of three"; Hanley and Lippman-Hand, "If nothing goes wrong, is everything all right?" (1983).
+    """
+    found = mean_over_users(losses, n_bootstrap, seed)
+    if len(losses) and not np.any(losses):
+        found["ci95"] = (0.0, float(1 - metrics.LEVEL ** (1 / len(losses))))
+    return found

@@ -27,7 +27,7 @@ from eestudy.report.narrative import (
     summary,
     verdict,
 )
-from eestudy.report.page import to_html, to_markdown, with_interval
+from eestudy.report.page import to_html, to_markdown
 from eestudy.report.readme import readme_table, render_readme
 from eestudy.report.reference import compare_with_reference
 from eestudy.report.signature import signature_figure, takeaway, timed_classics
@@ -50,5 +50,5 @@ __all__ = [
     "latency_summary", "layer_of_gain", "layer_of_gain_difference", "loss_figure", "mark_dominated", "mark_latency",
     "published", "read_parts", "readme_table", "render_readme", "report_blocks", "request_sizes", "save",
     "seed_deviation", "signature_figure", "summary", "takeaway", "timed_classics", "to_html", "to_markdown",
-    "tradeoff_figure", "tradeoff_metrics", "tradeoff_table", "training_counts", "verdict", "with_interval",
+    "tradeoff_figure", "tradeoff_metrics", "tradeoff_table", "training_counts", "verdict",
 ]  # fmt: skip

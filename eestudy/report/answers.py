@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eestudy.report.datasets import by_name
-from eestudy.report.page import number, with_interval
+from eestudy.report.page import number
+from eestudy.verdicts import with_interval
 
 
 @dataclass(frozen=True)

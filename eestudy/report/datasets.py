@@ -11,8 +11,9 @@ import pandas as pd
 from eestudy import artifacts
 from eestudy.report import reference
 from eestudy.report.comparison import CLASSES, DATASETS, published
-from eestudy.report.page import number, percent, with_interval
+from eestudy.report.page import number, percent
 from eestudy.report.retrieval import retrieval_sentences
+from eestudy.verdicts import with_interval
 
 AUC = {"best plain mean": "best_trivial_baseline", "no evidence": "full_depth_no_retrieval",
        "similar users only": "full_depth_similar_users_only",

@@ -11,11 +11,11 @@ from eestudy import artifacts
 from eestudy.report.comparison import CLASSES, published
 from eestudy.report.headline import HEADLINE
 from eestudy.report.judged import exit_layers
-from eestudy.report.page import escape_markdown, number, percent, plain_text, with_interval, word
+from eestudy.report.page import escape_markdown, number, percent, plain_text
 from eestudy.report.retrieval import retrieval_sentences
 from eestudy.report.titles import title_blocks
 from eestudy.report.words import word_blocks
-from eestudy.verdicts import shown
+from eestudy.verdicts import shown, with_interval, word
 
 FIGURES = {  # file name: caption
     "08_tradeoff_token_layers": "Accuracy against token-layers, with the models that need no LLM on the frontier.",

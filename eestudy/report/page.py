@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from eestudy.untrusted import plain_text
-from eestudy.verdicts import with_ends
 
 
 def escape_html(value) -> str:
@@ -35,25 +34,6 @@ def number(value, digits: int = 3, signed: bool = False) -> str:
     if value is None or not np.isfinite(value):
         return "not measured"
     return f"{value:{'+' if signed else ''}z.{digits}f}"  # z: what rounds to 0 has no minus
-
-
-def with_interval(item: dict | None, digits: int = 3, signed: bool = False) -> str:
-    """`0.801 [0.789, 0.812]`; "not measured" for null. See `with_ends` for when more digits are told."""
-    if item is None or item["value"] is None:
-        return "not measured"
-    ends = item.get("ci95") or (np.nan, np.nan)
-    nothing = 1.0 if item.get("unit") == "ratio" else 0.0
-    return with_ends(item["value"], *ends, "+" if signed else "", digits, nothing) or "not measured"
-
-
-def word(item: dict, above: str, below: str, across: str, zero: float = 0.0) -> str:
-    """What a measured difference's interval says: it lies above 0, below, or holds it (also where there is none).
-
-    Args:
-        item: {"value", "ci95"}; above, below, across: what to say; zero: what no difference is, 1 for a ratio.
-    """
-    low, high = item["ci95"] or (zero, zero)
-    return above if low > zero else below if high < zero else across
 
 
 def percent(item: dict | None, digits: int = 0) -> str:

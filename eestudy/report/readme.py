@@ -9,9 +9,9 @@ import pandas as pd
 
 from eestudy import artifacts
 from eestudy.report.datasets import by_name, dataset_blocks
-from eestudy.report.page import number, percent, to_markdown, with_interval, word
+from eestudy.report.page import number, percent, to_markdown
 from eestudy.report.retrieval import times
-from eestudy.verdicts import shown
+from eestudy.verdicts import shown, with_interval, word
 
 FAULTS = artifacts.reference_dir() / "faults.csv"
 RIVALS = (("plain", "one prompt a pair"), ("llama_cpp", "llama.cpp"), ("best_truncated_program",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from eestudy.report.page import number, percent, with_interval, word
-from eestudy.verdicts import with_ends
+from eestudy.report.page import number, percent
+from eestudy.verdicts import with_ends, with_interval, word
 
 MORE = ("more", "less", "no more is shown")
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from eestudy import drawing
 from eestudy.report.comparison import CLASSES
 from eestudy.report.figures import COLOURS, frontier
-from eestudy.report.page import with_interval, word
+from eestudy.verdicts import with_interval, word
 
 COST, QUALITY = "latency_ms_p50", "auc"
 SAID = "arXiv"  # so begins the source of the paper's own rows in `results/published.csv`
