@@ -23,6 +23,7 @@ HEADLINE_ROWS = {"retrieval_minus_own_no_retrieval_model": ("only_both", "only_n
                  "retrieval_minus_item_mean_prompt": ("only_both", "only_item_mean"),
                  "similar_users_minus_item_mean_prompt": ("only_similar_users", "only_item_mean"),
                  **{f"{row}_minus_main": (row, MAIN) for row in CONTROLS}}  # fmt: skip
+BARE = "_no_evidence"  # ending of a control's entries where the prompt shows none: there the titles are all there is
 LEARNED = {"same labels": "", "same time": "_same_time", "a teacher": "_distilled"}  # truncated rivals, by their ending
 
 
@@ -174,14 +175,17 @@ def headline_entries(found: Ablations | None) -> list[dict]:
     """Headline entries of the table, null where it, or a row of it, is missing or of other code.
 
     Each difference of AUC, its p adjusted for the number of comparisons, and the AUC of what it is compared with. Of a
-    pair that is compared with and without evidence, the one with it, which stands first.
+    pair that is compared with and without evidence, the one with it, which stands first; of controls, both (`BARE`).
     """
-    lines = {} if found is None else {
-        (line["row"], line["compared_with"]): line
-        for line in found.comparisons.drop_duplicates(["row", "compared_with"]).to_dict("records")}  # fmt: skip
+    table = pd.DataFrame(columns=["row", "compared_with", "mode"]) if found is None else found.comparisons
+    lines, bare = (
+        {(line["row"], line["compared_with"]): line
+         for line in part.drop_duplicates(["row", "compared_with"]).to_dict("records")}
+        for part in (table, table[table["mode"] == "none"]))  # fmt: skip
     duels = {} if found is None else found.duels.set_index("learned").to_dict("index")
     named = {name: lines.get(pair) for name, pair in HEADLINE_ROWS.items()}
     named |= {f"dynamic_minus_static_same_latency{ending}": duels.get(learned) for learned, ending in LEARNED.items()}
+    named |= {f"{row}_minus_{MAIN}{BARE}": bare.get((row, MAIN)) for row in CONTROLS}
     return [entry for name, line in named.items() for entry in _entries(name, line)]
 
 

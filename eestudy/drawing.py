@@ -17,6 +17,7 @@ from eestudy import artifacts
 # Okabe and Ito's colours and a grey, dark and light in turn. Source: Okabe & Ito, Color Universal Design, 2008.
 CYCLE = {"#0072B2": "-", "#E69F00": "--", "#000000": "-.", "#009E73": ":", "#D55E00": (0, (5, 1, 1, 1, 1, 1)),
          "#CC79A7": (0, (1, 1)), "#56B4E9": (0, (8, 2)), "#7F7F7F": (0, (3, 1, 1, 1))}  # fmt: skip
+EVIDENCE = {"both": "all evidence", "similar_users": "similar users only", "none": "no evidence"}  # modes, in words
 QUIET = "0.45"  # lines to compare with: chance, the rate of all rows, a limit
 STYLE = {
     "axes.prop_cycle": cycler(color=list(CYCLE)) + cycler(linestyle=list(CYCLE.values())),

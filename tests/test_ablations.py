@@ -638,7 +638,8 @@ NAMES = ["auc_retrieval_minus_own_no_retrieval_model", "auc_retrieval_minus_item
          "auc_similar_users_minus_item_mean_prompt", "auc_random_backbone_minus_main", "auc_shuffled_titles_minus_main",
          "auc_ids_minus_main", "auc_shuffled_evidence_minus_main",
          "auc_dynamic_minus_static_same_latency", "auc_dynamic_minus_static_same_latency_same_time",
-         "auc_dynamic_minus_static_same_latency_distilled"]
+         "auc_dynamic_minus_static_same_latency_distilled",
+         *(f"auc_{row}_minus_main_no_evidence" for row in ablation_results.CONTROLS)]
 
 
 def told_of(results):
@@ -686,6 +687,8 @@ def test_a_control_counts_with_its_evidence_in_the_headline():
     wanted = told.comparisons.set_index(["row", "mode"]).loc[("random_backbone", "both"), "value"]
     assert entries["auc_random_backbone_minus_main"]["value"] == pytest.approx(wanted, abs=1e-6) and wanted < 0
     assert entries["auc_ids_minus_main"]["value"] is None
+    bare = told.comparisons.set_index(["row", "mode"]).loc[("random_backbone", "none"), "value"]  # noise against noise
+    assert entries["auc_random_backbone_minus_main_no_evidence"]["value"] == pytest.approx(bare, abs=1e-6) != wanted
 
 
 def test_the_figure_of_curves_draws_what_was_run():

@@ -179,6 +179,24 @@ def test_asking_everybody_is_answered_by_its_interval(ci95, said):
     assert said in told and ("By the numbers alone" in told) == bool(said)
 
 
+@pytest.mark.parametrize(("p", "said"), [(0.01, "No, less"), (0.2, "Not shown"), (None, "No, less")])
+def test_a_declared_comparison_counts_once_all_others_do(p, said):
+    name = "dynamic_minus_static_same_latency"
+    items = [artifacts.metric(f"auc_{name}", -0.02, "AUC", ci95=[-0.03, -0.01], n=9),
+             artifacts.metric(f"p_adjusted_{name}", p, "p-value", n=3)]  # fmt: skip
+    shown = {row["question"]: row["answer"] for row in answers.answers({"metrics": items})}
+    assert shown[answers.QUESTIONS["duel"].text] == said
+    assert ("trained alone is more accurate" in answers.answer({"metrics": items})) == (said == "No, less")
+
+
+def test_of_rivals_with_all_labels_the_strongest_is_named():
+    items = [artifacts.metric(f"auc_llm_minus_{rival}", value, "AUC", ci95=[value - 0.001, value + 0.001], n=9)
+             for rival, value in (("best_classic_all_labels", 0.01), ("best_baseline", -0.01))]  # fmt: skip
+    row = next(row for row in answers.answers({"metrics": items})
+               if row["question"] == answers.QUESTIONS["all_labels"].text)  # fmt: skip
+    assert row["answer"] == "No, less" and row["number"].startswith("-0.010")
+
+
 def test_predictions_are_listed_under_their_dataset(pages):
     listed = (pages / "examples.html").read_text().split("<h2>")[1:]
     assert [part.split("</h2>")[0] for part in listed] == sorted(NAMES)

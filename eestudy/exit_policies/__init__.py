@@ -85,6 +85,7 @@ __all__ = [
     "judge", "judged_rows", "kinds", "LAST_EXIT", "learned_router", "least_users", "logit", "LOSSES", "margin",
     "max_probability", "mean_loss_over_users", "mean_over_users", "nearest_gap", "negative_entropy",
     "neighbour_agreement", "one_sided_ratio", "oracle_exit_index", "patient_confidence", "policies", "Policy",
-    "PolicyInputError", "PROCEDURES", "real_risk", "really_dynamic", "router_features", "safest_first", "select", "shuffled_exit_index", "static_at_cost", "sweep",
-    "threshold_grid", "token_layers", "user_losses", "user_mean", "user_pairs", "violation_rates", "work",
+    "PolicyInputError", "PROCEDURES", "real_risk", "really_dynamic", "router_features", "safest_first", "select",
+    "shuffled_exit_index", "static_at_cost", "sweep", "threshold_grid", "token_layers", "user_losses", "user_mean",
+    "user_pairs", "violation_rates", "work",
 ]

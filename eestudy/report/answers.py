@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eestudy.metrics import LEVEL
 from eestudy.report.datasets import by_name
 from eestudy.report.page import number
-from eestudy.verdicts import with_interval
+from eestudy.verdicts import with_interval, word
 
 
 @dataclass(frozen=True)
 class Question:
     """One question and the entry of `metrics.json` that answers it.
 
-    names: entries, of which the first that was measured counts.
+    names: entries, of which the first that was measured counts; with `strongest` the least: the strongest rival's.
     zero: the value that says "no difference".
     words: what to answer when the interval lies above it, below it, or holds it.
     unit: after the number.
@@ -25,6 +26,7 @@ class Question:
     words: tuple[str, str, str]
     zero: float = 0.0
     unit: str = "AUC"
+    strongest: bool = False
 
 
 QUESTIONS = {
@@ -41,16 +43,21 @@ QUESTIONS = {
     "static_speed": Question("Is it faster than stopping everybody at the layer that validation chose?", (
         "throughput_ratio_early_exit_vs_static_selected_as_they_come",
         "throughput_ratio_early_exit_vs_static_selected"), ("Yes", "No, slower", "Not shown"), 1.0, "times"),
+    "duel": Question("Is it more accurate than a model cut to fewer layers and trained alone, in that one's time?",
+                     ("auc_dynamic_minus_static_same_latency",), ("Yes", "No, less", "Not shown")),
     "evidence": Question("Does evidence in the prompt help, against a prompt without any?", ("auc_retrieval_gain",),
                          ("Yes", "No, it hurts", "Not shown")),
     "graph": Question("Do the neighbours that the graph finds tell more than random ones (all numbers, no LLM)?",
                       ("auc_evidence_logistic_graph_minus_random",), ("Yes", "No, less", "Not shown")),
     "everybody": Question("And more than everybody who may be asked (all numbers, no LLM)?",
                           ("auc_evidence_logistic_graph_minus_everybody",), ("Yes", "No, less", "Not shown")),
+    "everybody_alone": Question("And what the neighbours say alone, against what everybody says?",
+                                ("auc_others_mean_graph_minus_everybody",), ("More", "Less", "Not shown")),
     "llm": Question("Is the LLM, at full depth, more accurate than the best model without one on the same labels?", (
         "auc_llm_minus_best_classic_same_labels", "auc_llm_minus_best_baseline"), ("Yes", "No, less", "Not shown")),
-    "all_labels": Question("And than the best one on all labels there are?", (
-        "auc_llm_minus_best_classic_all_labels",), ("Yes", "No, less", "Not shown")),
+    "all_labels": Question("And than the best one that may learn from all labels there are?", (
+        "auc_llm_minus_best_classic_all_labels", "auc_llm_minus_best_baseline"), ("Yes", "No, less", "Not shown"),
+        strongest=True),
 }  # fmt: skip
 CLAUSES = {  # for: above, below, neither, not measured
     "speed": ("Yes, they can be made {} times as fast{}", "No: they become slower, {} times as fast",
@@ -61,10 +68,14 @@ CLAUSES = {  # for: above, below, neither, not measured
     "static": ("Choosing when to stop, item by item, pays.", "But stopping everybody at one fixed layer is better.",
                "But stopping everybody at one fixed layer does as well, as far as can be shown.", ""),
     "static_speed": ("", "Stopping everybody at the layer that validation chose is faster still.", "", ""),
+    "duel": ("In the same time it is more accurate than a model that was cut to fewer layers and trained alone.",
+             "A model that was cut to fewer layers and trained alone is more accurate in the same time.", "", ""),
     "everybody": ("By the numbers alone, the graph's choice of whom to ask pays.",
                   "By the numbers alone, asking everybody tells more than asking whom the graph finds.",
                   "By the numbers alone, asking everybody tells as much as asking whom the graph finds, as far as can "
                   "be shown.", ""),
+    "everybody_alone": ("", "What everybody says, taken by itself, tells more than what the graph's choice says.",
+                        "", ""),
     "llm": ("And the LLM is more accurate than every model without one that learns from the same labels.",
             "And a model without any LLM, taught with the same labels, is more accurate than the "
             "LLM at full depth, in a fraction of the time.",
@@ -76,28 +87,36 @@ CLAUSES = {  # for: above, below, neither, not measured
 def entry(metrics: dict, question: Question) -> dict | None:
     """The entry that answers a question, or None where none of its names was measured with an interval."""
     values = by_name(metrics)
-    found = (values.get(name) for name in question.names)
-    return next((item for item in found if item and item["value"] is not None and item["ci95"]), None)
+    found = [item for name in question.names
+             if (item := values.get(name)) and item["value"] is not None and item["ci95"]]  # fmt: skip
+    if question.strongest:
+        return min(found, key=lambda item: item["value"], default=None)
+    return found[0] if found else None
 
 
 def side(item: dict | None, zero: float) -> int:
     """Where an interval lies: 0 above `zero`, 1 below it, 2 across it, 3 not measured."""
-    if item is None:
-        return 3
-    low, high = item["ci95"]
-    return 0 if low > zero else 1 if high < zero else 2
+    return 3 if item is None else word(item, *range(3), zero)
+
+
+def _place(metrics: dict, question: Question) -> int:
+    """`side` of a question's entry; across where its p, adjusted for all declared comparisons, shows no difference."""
+    item = entry(metrics, question)
+    p = by_name(metrics).get(f"p_adjusted_{item['name'].removeprefix('auc_')}") if item else None
+    undecided = p is not None and p["value"] is not None and p["value"] >= LEVEL
+    return 2 if undecided else side(item, question.zero)
 
 
 def answer(metrics: dict) -> str:
     """The answer to the study's question in a few sentences."""
     items = {name: entry(metrics, QUESTIONS[name]) for name in CLAUSES}
-    said = {name: CLAUSES[name][side(item, QUESTIONS[name].zero)] for name, item in items.items()}
+    said = {name: clauses[_place(metrics, QUESTIONS[name])] for name, clauses in CLAUSES.items()}
     if items["speed"]:
         part = _part(by_name(metrics).get(items["speed"]["name"].replace("_vs_plain", "_vs_packed_full_depth")))
         said["speed"] = said["speed"].format(number(items["speed"]["value"], 1), part)
     if items["loss"]:
         said["loss"] = said["loss"].format(number(-items["loss"]["ci95"][0], 3))
-    rest = (said[name] for name in ("static", "static_speed", "everybody", "llm"))
+    rest = (said[name] for name in ("static", "static_speed", "duel", "everybody", "everybody_alone", "llm"))
     return " ".join(filter(None, (f"{said['speed']}, {said['loss']}.", *rest)))
 
 
@@ -117,7 +136,7 @@ def answers(metrics: dict) -> list[dict]:
         item, ratio = entry(metrics, question), question.zero == 1.0
         shown = f"{with_interval(item, 1 if ratio else 3, not ratio)} {question.unit}"
         shown += f", {item['n']} requests" if item and ratio and item["n"] else ""
-        rows.append({"question": question.text, "answer": (*question.words, "Not measured")[side(item, question.zero)],
+        rows.append({"question": question.text, "answer": (*question.words, "Not measured")[_place(metrics, question)],
                      "number": "" if item is None else shown})  # fmt: skip
     return rows
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from eestudy import artifacts, drawing
-from eestudy.report.tables import RIVALS
+from eestudy.report.tables import COSTS, RIVALS
 
 MODES = {  # label, colour, dash, marker
     "both": ("similar users + own items", "#0072B2", "-", "o"),
@@ -92,16 +94,29 @@ def frontier(table: pd.DataFrame, cost: str, quality: str) -> pd.DataFrame:
 
 
 def _marks(table: pd.DataFrame, chosen: str) -> list[tuple]:
-    """(settings, label, colour, marker, size) in the order of the legend; every policy has a marker of its own."""
+    """(settings, label, colour, marker, size) in the order of the legend: settings that are equal share a marker."""
     marks = [(["static"], "static exit after layer", COLOURS["static"], "o", 45)]
     for kind in ("dynamic", "control", "stacked", "plain"):
-        names = sorted(table.loc[table["kind"] == kind, "setting"], key=lambda name: (name != chosen, name))
-        for place, name in enumerate(names):
+        for place, names in enumerate(equal_settings(table[table["kind"] == kind], chosen)):
             marker = MARKERS[kind][place % len(MARKERS[kind])]
-            text = LABELS.get(name, drawing.words(name)) + (" (selected)" if name == chosen else "")
-            text += " (control)" if kind == "control" else ""
-            marks.append(([name], text, COLOURS[kind], marker, 130 if name == chosen else 55))
+            text = " = ".join(LABELS.get(name, drawing.words(name)) for name in names)
+            text = textwrap.fill(text, 36)
+            text += " (selected)" if chosen in names else " (control)" if kind == "control" else ""
+            marks.append((names, text, COLOURS[kind], marker, 130 if chosen in names else 55))
     return [*marks, (["baseline"], "no LLM", COLOURS["baseline"], "*", 90)]
+
+
+def equal_settings(table: pd.DataFrame, chosen: str) -> list[list[str]]:
+    """Names of settings that cost the same and do as well by every measure, together; the chosen one's come first.
+
+    Args:
+        table: rows of `tables.tradeoff_table`.
+        chosen: the policy selected on validation.
+    """
+    alike = [*COSTS, "auc", "gauc", "log_loss", "ece"]
+    groups = table.groupby([table[name].round(9) for name in alike], dropna=False)["setting"]
+    names = [sorted(part, key=lambda name: (name != chosen, name)) for _, part in groups]
+    return sorted(names, key=lambda part: (chosen not in part, part))
 
 
 def _tradeoff_panel(axis, table: pd.DataFrame, cost: str, metric: str, chosen: str, right: float) -> None:
@@ -116,7 +131,7 @@ def _tradeoff_panel(axis, table: pd.DataFrame, cost: str, metric: str, chosen: s
     for names, label, colour, marker, size in _marks(table.dropna(subset=[cost]), chosen):
         part = table[(table["setting"].isin(names) | table["kind"].isin(names)) & (table["kind"] != "sweep")]
         edge = {"color": colour} if marker in "x+" else {
-            "facecolors": colour, "edgecolors": "black" if names == [chosen] else "white"}
+            "facecolors": colour, "edgecolors": "black" if chosen in names else "white"}
         axis.scatter(part[cost], part[metric], marker=marker, label=label, s=size, lw=0.9, zorder=3, **edge)
     for _, row in static.dropna(subset=[cost]).iterrows():
         axis.annotate(f"{row['layer']:.0f}", (row[cost], row[metric]), xytext=(0, 6), textcoords="offset points",
@@ -133,13 +148,18 @@ def _frame_panel(axis, table: pd.DataFrame, metric: str, right: float) -> None:
     if not np.isfinite([low, high]).all():
         return  # a handful of rows, on which the metric is not defined
     low, high = low - 0.05 * max(high - low, 0.02), high + 0.05 * max(high - low, 0.02)
-    simple = table[(table["kind"] == "baseline") & (table[metric] >= low)]
+    simple = table[table["kind"] == "baseline"]
+    below, simple = simple[simple[metric] < low], simple[simple[metric] >= low]
     ticks = [tick for tick in axis.get_xticks() if 0 <= tick <= right]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set(ylim=(low, high), xlim=(-LEFT * right, right), ylabel=METRICS[metric],
              xlabel="share of full depth's token-layers (prefix included)")  # fmt: skip
     drawing.label_points(axis, [(0.0, row[metric], drawing.words(row["setting"]), COLOURS["baseline"])
                                 for _, row in simple.iterrows()], (LEFT - 0.03) / (1 + LEFT), "right")  # fmt: skip
+    if len(below):
+        names = ", ".join(f"{drawing.words(row.setting)} {getattr(row, metric):.2f}" for row in below.itertuples())
+        axis.text(0.01, 0.015, textwrap.fill(f"below the axis: {names}", 46), transform=axis.transAxes, fontsize=7.5,
+                  color=COLOURS["baseline"], va="bottom")  # fmt: skip
 
 
 def tradeoff_figure(table: pd.DataFrame, chosen: str) -> Figure:

@@ -76,6 +76,7 @@ def comparison_metrics(judged: Judged, layers: list[int], chosen: dict[str, str]
         "llm_minus_evidence_model": (llm, chosen["evidence_model"]),
         "llm_minus_best_baseline": (llm, chosen["best_baseline"]),
         "stacked_minus_evidence_model": ("stacked", chosen["evidence_model"]),
+        "stacked_minus_best_baseline": ("stacked", chosen["best_baseline"]),
     }
     if early in judged.scores:
         pairs["early_exit_minus_evidence_model"] = (early, chosen["evidence_model"])

@@ -120,10 +120,10 @@ def _trained_apart(values: dict) -> list[str]:
     Of the two gains of retrieval the smaller one is to be quoted: a model that sees evidence in part of its steps only
     is a weak one without it, and models of a small budget are weak ones altogether.
     """
-    own = "retrieval_minus_own_no_retrieval_model"
+    own, item = "retrieval_minus_own_no_retrieval_model", "one with the item's own number alone"
     names = {own: ("a model with all evidence", "one without"),
-             "retrieval_minus_item_mean_prompt": ("a model with all evidence", "one with the item's mean alone"),
-             "similar_users_minus_item_mean_prompt": ("a model with similar users", "one with the item's mean alone"),
+             "retrieval_minus_item_mean_prompt": ("a model with all evidence", item),
+             "similar_users_minus_item_mean_prompt": ("a model with similar users", item),
              "dynamic_minus_static_same_latency": ("dynamic exit", "a truncated model, in its time")}  # fmt: skip
     found = [_apart(values, key, *pair) for key, pair in names.items() if f"auc_{key}" in values]
     gains = [values[name] for name in ("auc_retrieval_gain", f"auc_{own}") if name in values]
@@ -134,20 +134,27 @@ def _trained_apart(values: dict) -> list[str]:
     return found
 
 
+SPOILT = {"random_backbone": "random weights in place of the language model's", "shuffled_titles": "titles shuffled",
+          "ids": "ids in place of titles", "shuffled_evidence": "evidence shuffled among candidates"}  # fmt: skip
+
+
 def _control_sentences(values: dict) -> list[str]:
     """What a model reads that was trained with one part of its input, or its start, spoilt; [] where none was."""
-    spoilt = {"random_backbone": "random weights in place of the language model's", "shuffled_titles":
-              "titles shuffled", "ids": "ids in place of titles", "shuffled_evidence":
-              "evidence shuffled among candidates"}  # fmt: skip
-    found = {key: item for key in spoilt if (item := values.get(f"auc_{key}_minus_main"))}
+    found = (_spoilt(values, "", "What the model reads"),
+             _spoilt(values, "_no_evidence", "What it reads where the prompt shows no evidence"))  # fmt: skip
+    return [text for text in found if text]
+
+
+def _spoilt(values: dict, ending: str, what: str) -> str:
+    found = {key: item for key in SPOILT if (item := values.get(f"auc_{key}_minus_main{ending}"))}
     if not found:
-        return []
-    base = number(values[f"auc_{next(iter(found))}_minus_main_compared"]["value"])
-    adjusted = {key: values.get(f"p_adjusted_{key}_minus_main") for key in found}
-    each = [f"{spoilt[key]} {with_interval(item, signed=True)}{_adjusted(adjusted[key])}, "
+        return ""
+    base = number(values[f"auc_{next(iter(found))}_minus_main{ending}_compared"]["value"])
+    adjusted = {key: values.get(f"p_adjusted_{key}_minus_main{ending}") for key in found}
+    each = [f"{SPOILT[key]} {with_interval(item, signed=True)}{_adjusted(adjusted[key])}, "
             f"{_shown(item, adjusted[key], 'higher', 'lower')}" for key, item in found.items()]  # fmt: skip
-    return [f"What the model reads: trained apart{_labels(values)} with one part spoilt, less the same training "
-            f"unspoilt (AUC {base}): {'; '.join(each)}."]
+    return (f"{what}: trained apart{_labels(values)} with one part spoilt, less the same training unspoilt "
+            f"(AUC {base}): {'; '.join(each)}.")
 
 
 def _labels(values: dict) -> str:
