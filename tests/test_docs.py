@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 
-from eestudy import assets, config
+from eestudy import ablation_results, artifacts, assets, config
 from eestudy.artifacts import ROOT, reference_dir
 from eestudy.chain import BESIDE, TOUR
 
@@ -165,6 +165,23 @@ def test_local_links_lead_somewhere(name):
         goal = path.parent / link if link else path
         assert goal.exists(), link
         assert not place or place in {anchor(one) for one in re.findall(r"^#+ (.*)$", prose(goal), re.M)}, place
+
+
+@pytest.mark.parametrize("path", sorted(reference_dir().glob("ablations/*/*/ablation_comparisons.csv")),
+                         ids=lambda path: path.parts[-3])
+def test_a_committed_notebook_tells_the_committed_table(path):
+    """Whoever renews the table of ablations tells again the notebooks that show it."""
+    comparisons, families = artifacts.read_csv(path), []
+    for copy in (reference_dir() / path.parts[-3] / path.parts[-2] / "notebooks").glob("*.ipynb"):
+        cells = [cell for cell in json.loads(copy.read_text())["cells"] if cell["cell_type"] == "code"]
+        shown = re.findall(r'family_text\(\w+, "(\w+)"\)', "".join("".join(cell["source"]) for cell in cells))
+        said = "".join("".join(output["data"].get("text/markdown", ""))
+                       for cell in cells for output in cell["outputs"] if "data" in output)
+        wanted = comparisons[comparisons["family"].isin(shown) & comparisons["value"].notna()]
+        missing = [line["row"] for line in wanted.to_dict("records") if ablation_results.sentence(line) not in said]
+        assert not missing, f"{copy.name} was told before {missing}"
+        families += shown
+    assert set(families) == set(comparisons["family"])
 
 
 @pytest.mark.parametrize("name", BESIDE)

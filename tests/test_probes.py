@@ -67,6 +67,15 @@ def test_fewer_neighbours_are_the_nearest_ones_and_the_rest_stays(found, rows):
         assert shown.astype(int).tolist() == [int(others[0]) for others in nearest if len(others)]
 
 
+def test_a_digit_means_what_it_means_in_the_runs_own_evidence(found, rows, monkeypatch):
+    """Cut by the whole selection half, as the evidence was; by its judged rows alone a digit would move."""
+    asked, look_up = [], variants.retriever.look_up
+    monkeypatch.setattr(variants.retriever, "look_up", lambda *given: asked.append(given[1]) or look_up(*given))
+    prompts_of(found, rows, "neighbors", 1)
+    split = artifacts.read_table(found.run, "split.parquet")
+    assert set(asked[0]["row"]) == set(split.loc[split["half"] == "select", "row"]) != set()
+
+
 def test_history_is_cut_from_its_old_end_and_may_grow(found, rows):
     none, one, many = (prompts_of(found, rows, "history", k)["prefix"] for k in (0, 1, 30))
     assert not none.str.contains("Recent:").any() and one.str.contains("Recent:").any()

@@ -155,9 +155,16 @@ def _evidence(material: Material, rows: pd.DataFrame, variant: Variant) -> pd.Da
         return stored.assign(others=[np.zeros(0, np.int8)] * len(stored))
     arrays, cfg = artifacts.read_arrays(material.run, "embeddings.safetensors"), material.cfg
     graph = retriever.graph_retriever(arrays["user_final"], arrays["item_final"])
-    found = retriever.look_up(rows, material.reference, material.allowed, graph,
+    found = retriever.look_up(rows, _digits_from(material), material.allowed, graph,
                               (variant.setting, cfg.retriever.n_similar_items), cfg.data.has_stars)  # fmt: skip
     return stored.assign(others=found["others"].to_numpy())
+
+
+def _digits_from(material: Material) -> pd.DataFrame:
+    """The rows that say what a digit means, as in the run's own evidence: the whole selection half, judged or not."""
+    half = material.split.loc[material.split["half"] == "select", "row"]
+    rows = material.interactions.merge(material.split, on="row", validate="one_to_one")
+    return rows.loc[rows["row"].isin(half), material.reference.columns].reset_index(drop=True)
 
 
 def _shown(titles: Sequence[str], variant: Variant, tokenizer, cfg: StudyConfig) -> list[str]:

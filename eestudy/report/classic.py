@@ -11,9 +11,9 @@ from eestudy.report.headline import UNITS
 from eestudy.report.judged import CLASSIC, SAMPLED, STACKED_CLASSIC, Judged, difference, estimate
 from eestudy.verdicts import with_ends
 
-NO_AUC = "not defined"  # no rows, or one class only
+NO_AUC = "too few rows"
 COUNTS = "training_counts.parquet"  # of a run made from a reference, which has no interactions to count
-LEAST_OF_CLASS = 10  # rows of clicks, and as many of none, before an interval is told
+LEAST_OF_CLASS = 10  # rows of clicks, and as many of none, before anything is told
 # rows in the graph and label part: lowest and highest count of a bin
 FREQUENCIES = {"0": (0, 0), "1_to_5": (1, 5), "6_to_20": (6, 20), "over_20": (21, np.inf)}
 
@@ -54,8 +54,8 @@ def frequency_gains(
 
     Returns:
         side (item, user), ratings (a key of `FREQUENCIES`), n, n_users, auc_second, gain, gain_lo, gain_hi; empty
-        where a bin has no rows or one class only. No interval where a class has too few rows: resamples of a handful
-        cannot move, and would promise certainty.
+        where a class has too few rows: an AUC of a handful says nothing, and its resamples, which cannot move, would
+        promise certainty.
     """
     rows = []
     for side in counts.columns:
@@ -63,12 +63,10 @@ def frequency_gains(
             inside = counts[side].between(low, high).to_numpy()
             label, user = judged.label[inside], judged.user_id[inside]
             row = {"side": side, "ratings": name, "n": int(inside.sum()), "n_users": len(np.unique(user))}
-            classes = np.unique(label, return_counts=True)[1]
-            if len(classes) == 2:
+            if min(label.sum(), (1 - label).sum()) >= LEAST_OF_CLASS:
                 a, b = judged.scores[first][inside], judged.scores[second][inside]
                 gap = metrics.difference(label, a, b, user, n_bootstrap, seed)
-                told = gap["ci95"] if classes.min() >= LEAST_OF_CLASS else None
-                low_end, high_end = told or (np.nan, np.nan)
+                low_end, high_end = gap["ci95"] or (np.nan, np.nan)
                 row |= {"auc_second": metrics.auc(label, b), "gain": gap["value"], "gain_lo": low_end,
                         "gain_hi": high_end}  # fmt: skip
             rows.append(row)
