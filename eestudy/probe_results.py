@@ -131,10 +131,13 @@ def _word(line, column: str, above: str, below: str, across: str) -> str:
 
 def _amount_sentence(table: pd.DataFrame, probe: str, what: str) -> str:
     part = table[table["probe"] == probe].sort_values("setting")
-    ends = [(int(line["setting"]), text) for line, text in zip(part.to_dict("records"), said(part, "auc_minus", "+"),
-                                                               strict=True)]  # fmt: skip
-    return (f"With at most {ends[0][0]} {what} instead of the usual number AUC changes by {ends[0][1]}, with at most "
-            f"{ends[-1][0]} by {ends[-1][1]}.")
+    told = dict(zip(part["setting"].astype(int), said(part, "auc_minus", "+"), strict=True))
+    least, most = min(told), max(told)
+    sure = part.loc[(part["auc_minus_lo"] > 0) | (part["auc_minus_hi"] < 0), "setting"].astype(int)
+    between = [f"with {n} by {told[n]}" for n in sure if n not in (least, most)]
+    more = f" In between, where the interval leaves out no change: {', '.join(between)}." if between else ""
+    return (f"With at most {least} {what} instead of the usual number AUC changes by {told[least]}, with at most "
+            f"{most} by {told[most]}.{more}")
 
 
 def _wording_sentence(table: pd.DataFrame, place: str) -> str:

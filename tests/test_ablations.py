@@ -599,19 +599,23 @@ def test_rows_of_today_count_before_others_and_a_missing_mode_is_not_run():
 
 
 def test_times_belong_to_one_run(source, monkeypatch, tmp_path):
+    """Times of one policy beside the work of another would say nothing."""
     monkeypatch.setattr(artifacts, "committed_dir", lambda run: tmp_path)
-    latency, policies = pd.DataFrame({"a": [1.0]}), pd.DataFrame({"b": [2.0]})
-    artifacts.write_table(source, "latency.csv", latency)
-    artifacts.write_table(source, "policies.csv", policies)
-    assert command.measured_times(source)[2] == ""  # without the policy that was timed the two say nothing
+    monkeypatch.setattr(duels, "timed_share", lambda latency, head, tokens, selected, cfg: (
+        latency["a"][0], head["a"][0], tokens["a"][0], selected["policy"]))  # fmt: skip
+    frame = pd.DataFrame({"a": [1.0]})
+    for name in ("latency.csv", "head_scores.parquet", "prompt_tokens.parquet"):
+        artifacts.write_table(source, name, frame)
+    assert command.measured_times(toys.study(), source)[0].empty  # without the policy that was timed, nothing is told
     artifacts.write_json(source, "selected_policy.json", {"policy": "margin"})
-    assert command.measured_times(source)[2] == "margin" and command.measured_times(source)[0]["a"].tolist() == [1.0]
+    assert command.measured_times(toys.study(), source)[1] == (1.0, 1.0, 1.0, "margin")
     source.path("latency.csv").unlink()
-    for name, frame in (("latency.csv", latency + 8), ("policies.csv", policies)):
-        frame.to_csv(tmp_path / name, index=False)
+    (tmp_path / "rows").mkdir()
+    (frame + 8).to_csv(tmp_path / "latency.csv", index=False)
+    for name in ("head_scores.parquet", "rows/prompt_tokens.parquet"):
+        (frame + 8).to_parquet(tmp_path / name)
     (tmp_path / "selected_policy.json").write_text('{"policy": "entropy"}')
-    told = command.measured_times(source)
-    assert told[2] == "entropy" and told[0]["a"].tolist() == [9.0]
+    assert command.measured_times(toys.study(), source)[1] == (9.0, 9.0, 9.0, "entropy")
 
 
 def test_heads_are_compared_at_an_exit_that_both_have():
@@ -639,11 +643,11 @@ NAMES = ["auc_retrieval_minus_own_no_retrieval_model", "auc_retrieval_minus_item
          "auc_ids_minus_main", "auc_shuffled_evidence_minus_main",
          "auc_dynamic_minus_static_same_latency", "auc_dynamic_minus_static_same_latency_same_time",
          "auc_dynamic_minus_static_same_latency_distilled",
-         *(f"auc_{row}_minus_main_no_evidence" for row in ablation_results.CONTROLS)]
+         *(f"auc_{row}_minus_main_no_evidence" for row in ablation_results.CONTROLS[:-1])]
 
 
 def told_of(results):
-    tables = command.summary(toys.study(), results, pd.DataFrame(), pd.DataFrame(), "")
+    tables = command.summary(toys.study(), results, pd.DataFrame(), np.nan)
     return ablation_results.Ablations(**tables, own=True)
 
 
@@ -751,13 +755,24 @@ def test_the_rival_is_chosen_on_validation_and_early_exit_gets_its_time():
     assert duels.same_latency(results, cfg, latency.iloc[:0], 1.0) is None
 
 
-def test_the_overhead_is_that_of_the_policy_that_was_timed():
+def test_the_overhead_is_over_a_fixed_exit_of_the_same_work():
     latency = latency_table({f"packed_static_{k}": 10 * k for k in (1, 2, 3, 6)} | {"packed_early_exit": 45})
-    policies = pd.DataFrame({"policy": ["static", "confidence", "margin"], "split": "test", "selected": True,
-                             "token_layer_fraction": [0.2, 0.9, 0.5]})
-    assert duels.overhead(latency, policies, "margin", 6) == pytest.approx(1.5)
-    assert duels.overhead(latency, policies, "confidence", 6) == 1.0  # 45 ms for the work of 54: no bonus
-    assert np.isnan(duels.overhead(latency, policies, "", 6))
+    assert duels.overhead(latency, 0.5, 6) == pytest.approx(1.5)
+    assert duels.overhead(latency, 0.9, 6) == 1.0  # 45 ms for the work of 54: no bonus
+    assert np.isnan(duels.overhead(latency, np.nan, 6))
+
+
+def test_the_work_of_the_timed_policy_is_that_of_the_requests_that_were_timed():
+    """Half of the requests are decided at the first exit; which of them were timed decides what their work was."""
+    rows = pd.DataFrame({"row": range(8), "request_id": [0, 0, 1, 1, 2, 2, 3, 3], "user_id": [0, 0, 1, 1, 2, 2, 3, 3],
+                         "mode": "both", "label": [1, 0] * 4, "split": ["validation"] * 4 + ["test"] * 4,
+                         "half": ["select"] * 4 + [""] * 4, "p_yes_1": [0.9] * 6 + [0.5] * 2, "p_yes_2": 0.9})
+    tokens = pd.DataFrame({"row": range(8), "n_prefix_tokens": 10, "n_suffix_both": 5})
+    selected = {"policy": "max_probability", "threshold": 0.8}
+    for request, share in ((2, 0.5), (3, 1.0)):  # one of two layers; both
+        latency = pd.DataFrame({"workload": ["drawn", "full"], "request_id": [request, 5 - request]})
+        assert duels.timed_share(latency, rows, tokens, selected, toys.study()) == pytest.approx(share)
+    assert np.isnan(duels.timed_share(latency.iloc[:0], rows, tokens, selected, toys.study()))
 
 
 def test_duels_are_told_or_said_not_to_be_measured():
@@ -765,8 +780,7 @@ def test_duels_are_told_or_said_not_to_be_measured():
     results = {("main", 0): made_up(range(1, 7), (0.5, 0.8, 1, 1.5, 1.5, 1.5))}
     results |= {(f"static_{k}", 0): made_up((k,), (k,), k) for k in (1, 2, 3)}
     latency = latency_table({f"packed_static_{k}": 10 * k for k in (1, 2, 3, 6)} | {"packed_early_exit": 30})
-    policies = pd.DataFrame({"policy": ["margin"], "split": "test", "selected": True, "token_layer_fraction": [0.5]})
-    told = duels.duel_table(results, cfg, latency, policies, "margin").set_index("learned")
+    told = duels.duel_table(results, cfg, latency, 0.5).set_index("learned")
     assert told.loc["same labels", "rivals"] and np.isnan(told.loc["same time", "value"])
     first, second, _ = map(ablation_results.duel_sentence, told.reset_index().to_dict("records"))
     assert first.endswith("undecided: no model was trained twice.") and "not measured" in second

@@ -181,6 +181,9 @@ def test_a_committed_notebook_tells_the_committed_table(path):
         missing = [line["row"] for line in wanted.to_dict("records") if ablation_results.sentence(line) not in said]
         assert not missing, f"{copy.name} was told before {missing}"
         families += shown
+        if copy.name.startswith("06"):
+            duels = artifacts.read_csv(path.with_name("ablation_duels.csv")).to_dict("records")
+            assert all(ablation_results.duel_sentence(line) in said for line in duels), "duels were renewed since"
     assert set(families) == set(comparisons["family"])
 
 

@@ -394,8 +394,10 @@ def test_where_nobody_lost_anything_the_risk_is_not_shown_to_be_none():
     quiet = ep.mean_loss_over_users(np.zeros(300), 200, 0)
     assert quiet["value"] == 0 and quiet["ci95"] == pytest.approx((0, 3 / 300), rel=0.01)  # the rule of three
     assert (1 - quiet["ci95"][1]) ** 300 == pytest.approx(0.05)
-    some = np.r_[np.zeros(299), 1]
-    assert ep.mean_loss_over_users(some, 200, 0) == ep.mean_over_users(some, 200, 0)
+    some = np.r_[np.zeros(299), 0.02]  # one small loss is no better evidence than none
+    assert ep.mean_loss_over_users(some, 200, 0)["ci95"][1] == quiet["ci95"][1]
+    many = np.r_[np.zeros(200), np.ones(100)]
+    assert ep.mean_loss_over_users(many, 200, 0) == ep.mean_over_users(many, 200, 0)
 
 
 def test_without_later_users_their_risk_is_not_told_as_none():

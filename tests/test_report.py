@@ -277,30 +277,35 @@ def test_tradeoff_has_every_setting_once_and_baselines_at_no_cost(built):
     assert fixed["setting"].is_unique
     assert set(fixed["kind"]) == {"static", "dynamic", "control", "baseline", "stacked", "plain"}
     baselines = table[table["kind"] == "baseline"]
-    assert (baselines["token_layer_fraction"] == 0).all() and baselines["latency_ms_p50"].isna().all()
+    assert (baselines["token_layer_fraction"] == 0).all() and baselines["latency_ms_mean"].isna().all()
     sources = fixed.set_index("setting")["latency_source"]
-    assert sources["confidence"] == "measured" and sources["static 4"] == "interpolated"
+    assert sources["confidence"] == "measured" and sources["static 4"] == tables.READ_OFF
     shuffled = fixed.set_index("setting").loc["shuffled"]
     assert shuffled["auc"] == 0.7 and np.isnan(shuffled["auc_lo"])  # the mean of many permutations, as 06 found it
 
 
-def test_latency_between_measured_settings_only():
-    table = pd.DataFrame({"setting": list("abcd"), "kind": "static", "contender": ["", "x", "", "y"],
-                          "token_layer_fraction": [0.1, 0.2, 0.3, 0.4]})  # fmt: skip
-    latency = pd.DataFrame({"contender": ["x", "y", "y", "y"], "seconds": [1.0, 2.0, 4.0, 99.0],
+def test_latency_between_measured_fixed_exits_only():
+    table = pd.DataFrame({"setting": list("abcd"), "kind": "static", "token_layer_fraction": [0.1, 0.2, 0.3, 0.4],
+                          "contender": ["", "packed_static_2", "packed_early_exit", "packed_static_4"]})  # fmt: skip
+    latency = pd.DataFrame({"contender": ["packed_static_2", *["packed_static_4"] * 3],
+                            "seconds": [1.0, 2.0, 4.0, 99.0],
                             "workload": ["drawn", "drawn", "drawn", "full"]})  # fuller requests stay out  # fmt: skip
     marked = tables.mark_latency(table, latency)
-    assert np.isnan(marked["latency_ms_p50"][0])
-    assert marked["latency_ms_p50"].tolist()[1:] == pytest.approx([1000, 2000, 3000])
+    assert np.isnan(marked["latency_ms_mean"][0])
+    assert marked["latency_ms_mean"].tolist()[1:] == pytest.approx([1000, 2000, 3000])
+    assert marked["latency_source"].tolist() == ["", "measured", tables.READ_OFF, "measured"]
     assert marked["throughput_rps"][3] == pytest.approx(1 / 3)
+    slow = pd.DataFrame({"contender": ["packed_early_exit"], "seconds": 2.9, "workload": "drawn"})
+    again = tables.mark_latency(table.assign(token_layer_fraction=[0.25, 0.2, 0.3, 0.4]), pd.concat([latency, slow]))
+    assert again["latency_ms_mean"].tolist() == pytest.approx([1500, 1000, 2900, 3000])  # no rule bends the line
 
 
 def test_empty_latency_is_null_not_zero(built):
     run, judged, layers, _, _, choices = built[:6]
     empty = artifacts.read_table(run, "latency.csv").iloc[:0]
     table = report.tradeoff_table(judged, layers, artifacts.read_table(run, "policies.csv"), empty, choices)
-    assert table[["latency_ms_p50", "throughput_rps"]].isna().all(axis=None)
-    with pytest.raises(ValueError, match="latency_ms_p50"):
+    assert table[["latency_ms_mean", "throughput_rps"]].isna().all(axis=None)
+    with pytest.raises(ValueError, match="latency_ms_mean"):
         report.signature_figure(table, choices, SPEED, SPEED, report.published({}), "")
 
 
@@ -782,8 +787,8 @@ def signature_of(built, title="What was found."):
     table = pd.concat([built[4], pd.DataFrame([{**built[4][built[4]["kind"] == "baseline"].iloc[-1],
                                                 "setting": "logistic_same_labels"}])])  # fmt: skip
     timed = report.timed_classics(table, clicks, artifacts.read_table(built[0], "latency.csv"))
-    assert timed.set_index("setting").loc["logistic_same_labels", "latency_ms_p50"] == 4.0  # eight calls of 0.5 ms
-    assert timed["latency_ms_p50"].notna().sum() == table["latency_ms_p50"].notna().sum() + 1
+    assert timed.set_index("setting").loc["logistic_same_labels", "latency_ms_mean"] == 4.0  # eight calls of 0.5 ms
+    assert timed["latency_ms_mean"].notna().sum() == table["latency_ms_mean"].notna().sum() + 1
     return report.signature_figure(timed, built[5] | {"policy": "confidence"}, SPEED, LEAVING, report.published({}),
                                    title)
 
@@ -1049,5 +1054,7 @@ def test_the_promise_is_told_by_bound_and_not_measured_without_it():
     text = narrative._risk_sentence(values)
     assert text.index("1 %: none qualifies in 1.000") < text.index("5 %: none qualifies in 0.250")
     assert "0.400 of the token-layers saved on average" in text and "0.012" in text
-    assert "the one real calibration's risk on test rows 0.0310" in text
+    assert "in the one real calibration: none qualifies" in text  # full depth: no risk was estimated
+    values["risk_real_at_5_percent"]["ci95"] = [0.02, 0.05]
+    assert "the one real calibration: risk on test rows 0.0310 [0.0200, 0.0500]" in narrative._risk_sentence(values)
     assert "300" not in text and narrative._risk_sentence({}).endswith("not measured.")

@@ -172,29 +172,29 @@ def test_a_gain_in_speed_is_told_with_what_leaving_is_worth_in_the_same_workload
 
 @pytest.mark.parametrize(("ci95", "said"), [
     ([0.001, 0.02], "choice of whom to ask pays"), ([-0.02, -0.001], "asking everybody tells more"),
-    ([-0.01, 0.01], "asking everybody tells as much"), (None, "")])
+    ([-0.01, 0.01], "no advantage of the graph's choice"), (None, "")])
 def test_asking_everybody_is_answered_by_its_interval(ci95, said):
     name, value = "auc_evidence_logistic_graph_minus_everybody", None if ci95 is None else 0.0
     told = answers.answer({"metrics": [artifacts.metric(name, value, "AUC", ci95=ci95, n=9)]})
     assert said in told and ("By the numbers alone" in told) == bool(said)
 
 
-@pytest.mark.parametrize(("p", "said"), [(0.01, "No, less"), (0.2, "Not shown"), (None, "No, less")])
+@pytest.mark.parametrize(("p", "said"), [(0.01, "No, less"), (0.2, "Not shown"), (None, "Not shown")])
 def test_a_declared_comparison_counts_once_all_others_do(p, said):
     name = "dynamic_minus_static_same_latency"
     items = [artifacts.metric(f"auc_{name}", -0.02, "AUC", ci95=[-0.03, -0.01], n=9),
              artifacts.metric(f"p_adjusted_{name}", p, "p-value", n=3)]  # fmt: skip
     shown = {row["question"]: row["answer"] for row in answers.answers({"metrics": items})}
     assert shown[answers.QUESTIONS["duel"].text] == said
-    assert ("trained alone is more accurate" in answers.answer({"metrics": items})) == (said == "No, less")
+    assert ("one cut to fewer layers is more accurate" in answers.answer({"metrics": items})) == (said == "No, less")
 
 
-def test_of_rivals_with_all_labels_the_strongest_is_named():
-    items = [artifacts.metric(f"auc_llm_minus_{rival}", value, "AUC", ci95=[value - 0.001, value + 0.001], n=9)
-             for rival, value in (("best_classic_all_labels", 0.01), ("best_baseline", -0.01))]  # fmt: skip
+def test_of_two_gains_by_evidence_the_smaller_one_is_quoted():
+    items = [artifacts.metric(name, value, "AUC", ci95=[value - 0.01, value + 0.01], n=9) for name, value in (
+        ("auc_retrieval_gain", 0.16), ("auc_retrieval_minus_own_no_retrieval_model", 0.09))]  # fmt: skip
     row = next(row for row in answers.answers({"metrics": items})
-               if row["question"] == answers.QUESTIONS["all_labels"].text)  # fmt: skip
-    assert row["answer"] == "No, less" and row["number"].startswith("-0.010")
+               if row["question"] == answers.QUESTIONS["evidence"].text)  # fmt: skip
+    assert row["answer"] == "Yes" and row["number"].startswith("+0.090")
 
 
 def test_predictions_are_listed_under_their_dataset(pages):
@@ -205,7 +205,7 @@ def test_predictions_are_listed_under_their_dataset(pages):
         assert f'href="examples/{name}-' in part and part.count("<li>") == part.count(f"examples/{name}-")
 
 
-DIGITS = {"mean_exit_layer": 1, "latency_ms_p50": 0}  # of the explorer's numbers; the others have three
+DIGITS = {"mean_exit_layer": 1, "latency_ms_mean": 0}  # of the explorer's numbers; the others have three
 
 
 def independent(run, policy, threshold, low, high) -> tuple:
@@ -274,7 +274,7 @@ def test_disagreement_and_time_of_fixed_exits_equal_a_loop(pages, replayed):
             ms = 1000 * times.query(f"contender == 'packed_static_{layer}'").groupby("request_id")["seconds"].sum()
             found = block["settings"]["any number"]
             assert found["latency_source"][place] == "measured"
-            assert found["latency_ms_p50"][place] == pytest.approx(ms.median(), rel=1e-6)
+            assert found["latency_ms_mean"][place] == pytest.approx(ms.mean(), rel=1e-6)
 
 
 def test_an_example_stops_where_its_policy_says(pages):

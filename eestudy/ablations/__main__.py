@@ -119,7 +119,7 @@ def summarise(cfg: config.StudyConfig, run: artifacts.Run, keep: bool) -> dict[s
     Returns:
         The tables of `summary`, by name.
     """
-    told = summary(cfg, rows.find_all(cfg, run.dataset, run.profile), *measured_times(run))
+    told = summary(cfg, rows.find_all(cfg, run.dataset, run.profile), *measured_times(cfg, run))
     for name, frame in zip(artifacts.ABLATIONS, told.values(), strict=True):
         artifacts.write_table(run, name, frame)
         if keep:
@@ -128,36 +128,40 @@ def summarise(cfg: config.StudyConfig, run: artifacts.Run, keep: bool) -> dict[s
 
 
 def summary(
-    cfg: config.StudyConfig, results: analysis.Results, latency: pd.DataFrame, policies: pd.DataFrame, timed: str
+    cfg: config.StudyConfig, results: analysis.Results, latency: pd.DataFrame, share: float
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """The four tables of `ablation_results.Ablations`, by name, in their order.
 
     Args:
         cfg: the study's own settings.
         results: what was found of every row and seed.
-        latency, policies, timed: from `measured_times`.
+        latency, share: from `measured_times`.
     """
     table = all_rows(cfg)
     return {"comparisons": analysis.compare_all(table, results, cfg), "curves": analysis.curves(table, results, cfg),
             "seeds": analysis.seed_spread(table, results),
-            "duels": duels.duel_table(results, cfg, latency, policies, timed)}  # fmt: skip
+            "duels": duels.duel_table(results, cfg, latency, share)}  # fmt: skip
 
 
-def measured_times(run: artifacts.Run) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """Times, policies and the policy that was timed: of the run if it has all three, else of its committed reference.
+def measured_times(cfg: config.StudyConfig, run: artifacts.Run) -> tuple[pd.DataFrame, float]:
+    """What was timed, of the run if it holds all that says on which work, else of its committed reference.
 
-    They belong together: times of one policy beside the work of another would say nothing.
+    Both belong together: times of one policy beside the work of another would say nothing.
 
     Returns:
-        `latency.csv`, `policies.csv` (empty where there is neither), and the policy's name, '' then.
+        `latency.csv`, and `duels.timed_share`; empty and NaN where nothing was timed.
     """
-    names, chosen = ("latency.csv", "policies.csv"), "selected_policy.json"
-    if all(artifacts.artifact_hash(run, name) for name in (*names, chosen)):
-        return *(artifacts.read_table(run, name) for name in names), artifacts.read_json(run, chosen)["policy"]
-    folder = artifacts.committed_dir(run)
-    if not all((folder / name).exists() for name in (*names, chosen)):
-        return pd.DataFrame(), pd.DataFrame(), ""
-    return *(artifacts.read_csv(folder / name) for name in names), json.loads((folder / chosen).read_text())["policy"]
+    names = ("latency.csv", "head_scores.parquet", "prompt_tokens.parquet", "selected_policy.json")
+    if all(artifacts.artifact_hash(run, name) for name in names):
+        *tables, selected = *(artifacts.read_table(run, name) for name in names[:3]), artifacts.read_json(run, names[3])
+    else:
+        folder = artifacts.committed_dir(run)
+        paths = [folder / name for name in (*names[:2], f"rows/{names[2]}", names[3])]
+        if not all(path.exists() for path in paths):
+            return pd.DataFrame(), float("nan")
+        *tables, selected = (artifacts.read_csv(paths[0]), *map(pd.read_parquet, paths[1:3]),
+                             json.loads(paths[3].read_text()))  # fmt: skip
+    return tables[0], duels.timed_share(*tables, selected, cfg)
 
 
 def listing(chosen: tuple[Row, ...], cfg: config.StudyConfig, sources: dict[int, artifacts.Run]) -> str:

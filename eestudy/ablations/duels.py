@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -32,23 +34,38 @@ def _mean_ms(latency: pd.DataFrame) -> pd.Series:
     return 1000 / report.latency_summary(latency)["throughput_rps"]
 
 
-def overhead(latency: pd.DataFrame, policies: pd.DataFrame, timed: str, depth: int) -> float:
-    """What leaving early costs beyond its token-layers: measured time of the study's policy over a static model's of
-    the same work, at least 1 (few requests are timed, and less work than all test rows on average is no bonus); NaN
-    where it was not measured.
+def timed_share(
+    latency: pd.DataFrame, head: pd.DataFrame, tokens: pd.DataFrame, selected: Mapping, cfg: StudyConfig
+) -> float:  # fmt: skip
+    """The share of full depth's token-layers that the study's policy spends on the very requests that were timed.
 
     Args:
-        latency, policies: artifacts of the study's run.
-        timed: the policy that was timed, of `selected_policy.json`.
+        latency, head, tokens: `latency.csv`, `head_scores.parquet` and `prompt_tokens.parquet` of the study's run.
+        selected: `selected_policy.json`.
+        cfg: the study's own settings.
+    """
+    select = exit_policies.judged_rows(head, tokens, "validation", "both", "select")
+    test = exit_policies.judged_rows(head, tokens, "test", "both")
+    part = test[test["request_id"].isin(latency.loc[latency["workload"] == "drawn", "request_id"])]
+    rule = exit_policies.policies(float(select["label"].mean()), cfg.policy)[selected["policy"]]
+    exits = exit_policies.exit_index(rule, exit_policies.head_matrix(part)[1], selected["threshold"],
+                                     cfg.policy.min_exit)  # fmt: skip
+    return exit_policies.cost(part, exits)["token_layer_fraction"] if len(part) else float("nan")
+
+
+def overhead(latency: pd.DataFrame, share: float, depth: int) -> float:
+    """What leaving early costs beyond its token-layers: measured time of the study's policy over a static model's of
+    the same work on the same requests, at least 1; NaN where it was not measured.
+
+    Args:
+        latency: `latency.csv` of the study's run.
+        share: from `timed_share`: a few requests may take more work, or less, than all test rows on average.
         depth: layers of the whole model.
     """
-    chosen = policies[policies["selected"].astype(bool) & (policies["split"] == "test")
-                      & (policies["policy"] == timed)]  # fmt: skip
     measured, milliseconds = _mean_ms(latency), latency_of(latency)
-    if chosen.empty or milliseconds is None or "packed_early_exit" not in measured.index:
+    if not np.isfinite(share) or milliseconds is None or "packed_early_exit" not in measured.index:
         return float("nan")
-    same_work = milliseconds(depth * chosen["token_layer_fraction"].iloc[0])
-    return max(1.0, float(measured["packed_early_exit"] / same_work))
+    return max(1.0, float(measured["packed_early_exit"] / milliseconds(depth * share)))
 
 
 def choose_exits(select: pd.DataFrame, test: pd.DataFrame, cfg: StudyConfig, fits, deepest: int):
@@ -137,22 +154,20 @@ def _duel(results: Results, cfg: StudyConfig, seed: int, milliseconds, factor: f
             "found": [main, *static.values()]}  # fmt: skip
 
 
-def duel_table(
-    results: Results, cfg: StudyConfig, latency: pd.DataFrame, policies: pd.DataFrame, timed: str
-) -> pd.DataFrame:  # fmt: skip
+def duel_table(results: Results, cfg: StudyConfig, latency: pd.DataFrame, share: float) -> pd.DataFrame:
     """Dynamic exit against truncated models at the same latency, one line each for what these learned with.
 
     Args:
         results: what was found.
         cfg: the study's own settings.
-        latency, policies, timed: of the study's run, or of its committed reference, as for `overhead`.
+        latency, share: of the study's run, or of its committed reference, as for `overhead`.
 
     Returns:
         Columns learned (of `ablation_results.LEARNED`), value, lo, hi, n, seeds, fixed, rivals (one a seed),
         dynamic_ms and static_ms (means over seeds), p, p_holm (over the lines), state; NaN where something is missing.
     """
     depth, lines = cfg.heads.exit_layers[-1], []
-    factor = overhead(latency, policies, timed, depth) if len(latency) else np.nan
+    factor = overhead(latency, share, depth) if len(latency) else np.nan
     for learned, kind in ablation_results.LEARNED.items():
         told = same_latency(results, cfg, latency, factor, kind)
         line = {"learned": learned, **analysis.NOT_RUN, "seeds": 0, "fixed": 0, "rivals": "", "dynamic_ms": np.nan,

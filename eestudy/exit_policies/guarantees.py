@@ -265,14 +265,16 @@ def mean_over_users(losses: np.ndarray, n_bootstrap: int, seed: int) -> dict:
 
 
 def mean_loss_over_users(losses: np.ndarray, n_bootstrap: int, seed: int) -> dict:
-    """`mean_over_users` of a loss in [0, 1]. Where nobody loses anything, resampling would promise certainty.
+    """`mean_over_users` of a loss in [0, 1], whose interval is never shorter above than if nobody had lost anything.
 
-    Then the interval's upper end is the largest risk at which n users without any loss have a chance of 5 %: a user
-    loses something with a chance of at least the risk, so (1 - risk)^n bounds it.
+    Of n users without a loss every resample is without one, too, and would promise certainty. But n users have a chance
+    of 5 % to show no loss where (1 - risk)^n = 0.05, since a user loses something with a chance of at least the risk:
+    that risk is the least upper end (one-sided).
 
     Source: the "rule of three"; Hanley and Lippman-Hand, "If nothing goes wrong, is everything all right?" (1983).
     """
     found = mean_over_users(losses, n_bootstrap, seed)
-    if len(losses) and not np.any(losses):
-        found["ci95"] = (0.0, float(1 - metrics.LEVEL ** (1 / len(losses))))
+    if len(losses) and found["ci95"]:
+        low, high = found["ci95"]
+        found["ci95"] = (low, max(high, float(1 - metrics.LEVEL ** (1 / len(losses)))))
     return found

@@ -162,9 +162,8 @@ def _evidence(material: Material, rows: pd.DataFrame, variant: Variant) -> pd.Da
 
 def _digits_from(material: Material) -> pd.DataFrame:
     """The rows that say what a digit means, as in the run's own evidence: the whole selection half, judged or not."""
-    half = material.split.loc[material.split["half"] == "select", "row"]
     rows = material.interactions.merge(material.split, on="row", validate="one_to_one")
-    return rows.loc[rows["row"].isin(half), material.reference.columns].reset_index(drop=True)
+    return rows.loc[rows["half"] == "select", material.reference.columns].reset_index(drop=True)
 
 
 def _shown(titles: Sequence[str], variant: Variant, tokenizer, cfg: StudyConfig) -> list[str]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from eestudy.metrics import LEVEL
 from eestudy.report.datasets import by_name
 from eestudy.report.page import number
-from eestudy.verdicts import with_interval, word
+from eestudy.verdicts import with_interval
 
 
 @dataclass(frozen=True)
 class Question:
     """One question and the entry of `metrics.json` that answers it.
 
-    names: entries, of which the first that was measured counts; with `strongest` the least: the strongest rival's.
+    names: entries, of which the first that was measured counts; with `least` the smallest: the gain to be quoted.
     zero: the value that says "no difference".
     words: what to answer when the interval lies above it, below it, or holds it.
     unit: after the number.
@@ -26,7 +26,7 @@ class Question:
     words: tuple[str, str, str]
     zero: float = 0.0
     unit: str = "AUC"
-    strongest: bool = False
+    least: bool = False
 
 
 QUESTIONS = {
@@ -43,21 +43,23 @@ QUESTIONS = {
     "static_speed": Question("Is it faster than stopping everybody at the layer that validation chose?", (
         "throughput_ratio_early_exit_vs_static_selected_as_they_come",
         "throughput_ratio_early_exit_vs_static_selected"), ("Yes", "No, slower", "Not shown"), 1.0, "times"),
-    "duel": Question("Is it more accurate than a model cut to fewer layers and trained alone, in that one's time?",
+    "duel": Question("And than a model cut to fewer layers and trained alone, in its time (both of few labels)?",
                      ("auc_dynamic_minus_static_same_latency",), ("Yes", "No, less", "Not shown")),
-    "evidence": Question("Does evidence in the prompt help, against a prompt without any?", ("auc_retrieval_gain",),
-                         ("Yes", "No, it hurts", "Not shown")),
+    "evidence": Question("Does evidence in the prompt help, against a prompt without any?", (
+        "auc_retrieval_minus_own_no_retrieval_model", "auc_retrieval_gain"), ("Yes", "No, it hurts", "Not shown"),
+        least=True),
     "graph": Question("Do the neighbours that the graph finds tell more than random ones (all numbers, no LLM)?",
                       ("auc_evidence_logistic_graph_minus_random",), ("Yes", "No, less", "Not shown")),
     "everybody": Question("And more than everybody who may be asked (all numbers, no LLM)?",
                           ("auc_evidence_logistic_graph_minus_everybody",), ("Yes", "No, less", "Not shown")),
+    "random_alone": Question("And what the neighbours say alone, against random ones?",
+                             ("auc_others_mean_graph_minus_random",), ("More", "Less", "Not shown")),
     "everybody_alone": Question("And what the neighbours say alone, against what everybody says?",
                                 ("auc_others_mean_graph_minus_everybody",), ("More", "Less", "Not shown")),
     "llm": Question("Is the LLM, at full depth, more accurate than the best model without one on the same labels?", (
-        "auc_llm_minus_best_classic_same_labels", "auc_llm_minus_best_baseline"), ("Yes", "No, less", "Not shown")),
+        "auc_llm_minus_best_classic_same_labels",), ("Yes", "No, less", "Not shown")),
     "all_labels": Question("And than the best one that may learn from all labels there are?", (
-        "auc_llm_minus_best_classic_all_labels", "auc_llm_minus_best_baseline"), ("Yes", "No, less", "Not shown"),
-        strongest=True),
+        "auc_llm_minus_best_without_llm", "auc_llm_minus_best_classic_all_labels"), ("Yes", "No, less", "Not shown")),
 }  # fmt: skip
 CLAUSES = {  # for: above, below, neither, not measured
     "speed": ("Yes, they can be made {} times as fast{}", "No: they become slower, {} times as fast",
@@ -66,21 +68,21 @@ CLAUSES = {  # for: above, below, neither, not measured
              "and no loss of accuracy could be shown (one of {} in AUC is not excluded)",
              "and what it costs in accuracy was not measured"),
     "static": ("Choosing when to stop, item by item, pays.", "But stopping everybody at one fixed layer is better.",
-               "But stopping everybody at one fixed layer does as well, as far as can be shown.", ""),
+               "But no advantage over stopping everybody at one fixed layer could be shown.", ""),
     "static_speed": ("", "Stopping everybody at the layer that validation chose is faster still.", "", ""),
-    "duel": ("In the same time it is more accurate than a model that was cut to fewer layers and trained alone.",
-             "A model that was cut to fewer layers and trained alone is more accurate in the same time.", "", ""),
+    "duel": ("Of two models trained on few labels, the one that leaves early is more accurate than one cut to fewer "
+             "layers, in the same time.", "Of two models trained on few labels, one cut to fewer layers is more "
+             "accurate than the one that leaves early, in the same time.", "", ""),
     "everybody": ("By the numbers alone, the graph's choice of whom to ask pays.",
                   "By the numbers alone, asking everybody tells more than asking whom the graph finds.",
-                  "By the numbers alone, asking everybody tells as much as asking whom the graph finds, as far as can "
-                  "be shown.", ""),
-    "everybody_alone": ("", "What everybody says, taken by itself, tells more than what the graph's choice says.",
+                  "By the numbers alone, no advantage of the graph's choice over asking everybody could be shown.", ""),
+    "everybody_alone": ("", "Taken by itself, what everybody did tells more than what the graph's choice did.",
                         "", ""),
     "llm": ("And the LLM is more accurate than every model without one that learns from the same labels.",
             "And a model without any LLM, taught with the same labels, is more accurate than the "
             "LLM at full depth, in a fraction of the time.",
-            "And a model without any LLM, taught with the same labels, is as accurate as the LLM at full depth, as "
-            "far as can be shown, in a fraction of the time.", ""),
+            "And no difference to a model without any LLM could be shown that is taught with the same labels, and "
+            "answers in a fraction of the time.", ""),
 }  # fmt: skip
 
 
@@ -89,22 +91,26 @@ def entry(metrics: dict, question: Question) -> dict | None:
     values = by_name(metrics)
     found = [item for name in question.names
              if (item := values.get(name)) and item["value"] is not None and item["ci95"]]  # fmt: skip
-    if question.strongest:
+    if question.least:
         return min(found, key=lambda item: item["value"], default=None)
     return found[0] if found else None
 
 
 def side(item: dict | None, zero: float) -> int:
     """Where an interval lies: 0 above `zero`, 1 below it, 2 across it, 3 not measured."""
-    return 3 if item is None else word(item, *range(3), zero)
+    if item is None:
+        return 3
+    low, high = item["ci95"]
+    return 0 if low > zero else 1 if high < zero else 2
 
 
 def _place(metrics: dict, question: Question) -> int:
-    """`side` of a question's entry; across where its p, adjusted for all declared comparisons, shows no difference."""
+    """`side` of a question's entry; across where it has an adjusted p that shows no difference, or no model was
+    trained twice, see `verdicts.shown`."""
     item = entry(metrics, question)
     p = by_name(metrics).get(f"p_adjusted_{item['name'].removeprefix('auc_')}") if item else None
-    undecided = p is not None and p["value"] is not None and p["value"] >= LEVEL
-    return 2 if undecided else side(item, question.zero)
+    shown = p is None or (p["value"] is not None and p["value"] < LEVEL)
+    return side(item, question.zero) if shown else 2
 
 
 def answer(metrics: dict) -> str:

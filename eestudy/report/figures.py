@@ -13,9 +13,9 @@ from eestudy import artifacts, drawing
 from eestudy.report.tables import COSTS, RIVALS
 
 MODES = {  # label, colour, dash, marker
-    "both": ("similar users + own items", "#0072B2", "-", "o"),
-    "similar_users": ("similar users only", "#D55E00", "--", "s"),
-    "none": ("no evidence", "#000000", ":", "^"),
+    "both": (drawing.EVIDENCE["both"], "#0072B2", "-", "o"),
+    "similar_users": (drawing.EVIDENCE["similar_users"], "#D55E00", "--", "s"),
+    "none": (drawing.EVIDENCE["none"], "#000000", ":", "^"),
 }
 COLOURS = {"static": "#0072B2", "dynamic": "#D55E00", "control": "#666666", "baseline": "#00694d",
            "stacked": "#8b3a6b", "plain": "#000000"}  # fmt: skip
@@ -99,9 +99,8 @@ def _marks(table: pd.DataFrame, chosen: str) -> list[tuple]:
     for kind in ("dynamic", "control", "stacked", "plain"):
         for place, names in enumerate(equal_settings(table[table["kind"] == kind], chosen)):
             marker = MARKERS[kind][place % len(MARKERS[kind])]
-            text = " = ".join(LABELS.get(name, drawing.words(name)) for name in names)
-            text = textwrap.fill(text, 36)
-            text += " (selected)" if chosen in names else " (control)" if kind == "control" else ""
+            said = [LABELS.get(name, drawing.words(name)) + " (selected)" * (name == chosen) for name in names]
+            text = textwrap.fill(" = ".join(said), 36) + " (control)" * (kind == "control")
             marks.append((names, text, COLOURS[kind], marker, 130 if chosen in names else 55))
     return [*marks, (["baseline"], "no LLM", COLOURS["baseline"], "*", 90)]
 

@@ -75,6 +75,7 @@ def comparison_metrics(judged: Judged, layers: list[int], chosen: dict[str, str]
         "llm_minus_item_plus_user_mean": (llm, "item_plus_user_mean"),
         "llm_minus_evidence_model": (llm, chosen["evidence_model"]),
         "llm_minus_best_baseline": (llm, chosen["best_baseline"]),
+        "llm_minus_best_without_llm": (llm, chosen["best_without_llm"]),
         "stacked_minus_evidence_model": ("stacked", chosen["evidence_model"]),
         "stacked_minus_best_baseline": ("stacked", chosen["best_baseline"]),
     }

@@ -165,19 +165,20 @@ def choices(run: artifacts.Run) -> dict[str, str]:
     """The models without an LLM to compare with, each chosen on validation.
 
     Returns:
-        best_trivial_baseline, best_baseline, evidence_model; where the run has classic click models, the keys of
-        `CLASSIC` too.
+        best_trivial_baseline, best_baseline, evidence_model, best_without_llm (of all, whatever it learned from);
+        where the run has classic click models, the keys of `CLASSIC` too.
     """
     baselines = [c for c in artifacts.read_table(run, "baseline_scores.parquet").columns if c != "row"]
     models = [c for c in artifacts.read_table(run, "evidence_model_scores.parquet").columns if c != "row"]
     evidence = [c for c in models if c.endswith("_evidence")]  # those that learned from the LLM's own label rows
     classic = list(classic_scores(run, []))
+    best = {key: best_on_validation(run, [c for c in classic if c.endswith(ending)])
+            for key, ending in CLASSIC.items() if classic}  # fmt: skip
+    best["best_baseline"] = best_on_validation(run, baselines + models)
     return {
-        "best_trivial_baseline": best_on_validation(run, TRIVIAL_BASELINES),
-        "best_baseline": best_on_validation(run, baselines + models),
+        "best_trivial_baseline": best_on_validation(run, TRIVIAL_BASELINES), **best,
+        "best_without_llm": best_on_validation(run, dict.fromkeys(best.values())),
         "evidence_model": best_on_validation(run, evidence),
-        **{key: best_on_validation(run, [c for c in classic if c.endswith(ending)])
-           for key, ending in CLASSIC.items() if classic},
     }  # fmt: skip
 
 

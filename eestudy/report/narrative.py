@@ -89,9 +89,9 @@ def _risk_sentence(values: dict) -> str:
     for bound in bounds:
         none, saved, later = (values.get(f"risk_{what}_at_{bound}_percent") for what in
                               ("none_qualifies", "token_layers_saved", "real"))  # fmt: skip
+        real = "none qualifies" if later and later["ci95"] is None else f"risk on test rows {with_interval(later, 4)}"
         texts.append(f"{bound} %: none qualifies in {with_interval(none)} of them, {with_interval(saved)} of the "
-                     f"token-layers saved on average; the one real calibration's risk on test rows "
-                     f"{with_interval(later, 4)}")
+                     f"token-layers saved on average; in the one real calibration: {real}")
     kept, delta = [values.get(name) for name in ("risk_disagreement_early_exit", "risk_delta")]
     allowed = "" if delta is None else f" ({percent(delta)} would be allowed)"
     plain = "" if kept is None else (" The setting selected above promises nothing: of a user's answers "
@@ -186,8 +186,9 @@ def findings(metrics: dict) -> list[str]:
     model = metrics.get("choices", {}).get("evidence_model", "evidence model").replace("_", " ")
     evidence = f"the simple model on the prompt's own numbers ({model})"
     llm, early, static = "the LLM at full depth", "early exit", "the static exit at the same cost"
-    base = values.get("auc_item_plus_user_mean")  # near chance where nobody gives stars
-    means = "item mean + user mean" + (f" (AUC {number(base['value'])})" if base else "")
+    base = values.get("auc_item_plus_user_mean")
+    drawn = ", by design near chance: opposites are drawn as popular" if "auc_match" in values else ""
+    means = "item mean + user mean" + (f" (AUC {number(base['value'])}{drawn})" if base else "")
     return [
         f"The LLM at full depth with evidence: AUC {with_interval(values.get('auc_full_depth_retrieval'))}, "
         f"GAUC (within users) {with_interval(values.get('gauc_full_depth_retrieval'))}.",
@@ -298,7 +299,7 @@ def report_blocks(run: artifacts.Run, metrics: dict, n_examples: int) -> list[tu
         n_examples: example rows shown.
     """
     tradeoff = artifacts.read_table(run, "tradeoff.csv")
-    columns = ["setting", "kind", "auc", "auc_lo", "auc_hi", "gauc", "token_layer_fraction", "latency_ms_p50",
+    columns = ["setting", "kind", "auc", "auc_lo", "auc_hi", "gauc", "token_layer_fraction", "latency_ms_mean",
                "latency_source", "dominated_by"]  # fmt: skip
     settings = tradeoff.loc[tradeoff["kind"] != "sweep", columns]
     blocks = [

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from eestudy import drawing
 from eestudy.report.comparison import CLASSES
 from eestudy.report.figures import COLOURS, frontier
+from eestudy.report.tables import READ_OFF
 from eestudy.verdicts import with_interval, word
 
-COST, QUALITY = "latency_ms_p50", "auc"
+COST, QUALITY = "latency_ms_mean", "auc"
 SAID = "arXiv"  # so begins the source of the paper's own rows in `results/published.csv`
 CLAIM = ("throughput_ratio", "throughput_rps_with", "throughput_rps_without")  # its metrics
 BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
@@ -29,15 +30,15 @@ def timed_classics(table: pd.DataFrame, click_models: pd.DataFrame, latency: pd.
     Args:
         table: from `tables.tradeoff_table`; its names end with the labels that a model learned from.
         click_models: `click_models.csv` (model, training, single_us).
-        latency: `latency.csv`; the candidates of the median request as they come are asked about.
+        latency: `latency.csv`; as many candidates as a request as it comes has on average are asked about.
 
     Returns:
-        The table; `latency_ms_p50` filled in and `latency_source` "one call a candidate" where that was measured.
+        The table; `latency_ms_mean` filled in and `latency_source` "one call a candidate" where that was measured.
     """
-    n = latency.loc[latency["workload"] == "drawn"].groupby("request_id")["n_candidates"].first().median()
+    n = latency.loc[latency["workload"] == "drawn"].groupby("request_id")["n_candidates"].first().mean()
     names = click_models["model"] + "_" + click_models["training"] + "_labels"
     ms = table["setting"].map(dict(zip(names, click_models["single_us"] * n / 1000, strict=True)))
-    return table.assign(latency_ms_p50=table[COST].fillna(ms),
+    return table.assign(latency_ms_mean=table[COST].fillna(ms),
                         latency_source=table["latency_source"].mask(ms.notna(), "one call a candidate"))  # fmt: skip
 
 
@@ -94,13 +95,14 @@ def _settings(axes: Axes, table: pd.DataFrame, chosen: str) -> None:
         axes.errorbar(part[COST], part[QUALITY], drawing.reach(part, QUALITY), fmt=mark, ms=size, mec="white",
                       mew=0.8, elinewidth=1.3, color=colour, zorder=5)  # fmt: skip
     for place, row in enumerate(static.dropna(subset=[COST]).itertuples()):  # above and below: deep ones lie close
-        axes.annotate(f"{row.layer:.0f}", (row.latency_ms_p50, row.auc), xytext=(0, -16 if place % 2 else 7),
+        axes.annotate(f"{row.layer:.0f}", (row.latency_ms_mean, row.auc), xytext=(0, -16 if place % 2 else 7),
                       textcoords="offset points",
                       ha="center", fontsize=9, color=COLOURS["static"], bbox=BOX, zorder=4)  # fmt: skip
 
 
 def _steps(axes: Axes, table: pd.DataFrame) -> list[tuple]:
     """The frontier of everything that was timed, and, within it, that of the LLM's settings; returns their names."""
+    table = table[table["latency_source"] != READ_OFF]
     with_llm, right, names = table[table["kind"] != "baseline"], axes.get_xlim()[1], []
     shown = ((with_llm, "-", "0.35", "frontier of the LLM"),
              (table, (0, (2, 2)), COLOURS["baseline"], "frontier of everything timed"))  # fmt: skip
@@ -132,7 +134,7 @@ def _frame(axes: Axes, timed: pd.DataFrame, lines: pd.DataFrame) -> None:
     axes.set_xscale("log")
     axes.set(xlim=(timed[COST].min() / 10 ** max(0.35 * decades, 0.9), timed[COST].max() * 10 ** (0.17 * decades)),
              ylabel="AUC on test (0.5 = chance; bars and band: 95 % over users)",
-             xlabel="median time of a request as it comes (milliseconds, log; without an LLM: one call a candidate)")
+             xlabel="mean time of a request as it comes (milliseconds, log; without an LLM: one call a candidate)")
     drawing.plain_ticks(axes.xaxis)
 
 
@@ -140,8 +142,9 @@ def _marks_named(axes: Axes, timed: pd.DataFrame, chosen: str) -> None:
     """The names of the marks, where they stand."""
     static, known = timed[timed["kind"] == "static"], timed.set_index("setting")
     middle, bottom = np.sqrt(static[COST].min() * static[COST].max()), timed[[QUALITY, f"{QUALITY}_lo"]].min(axis=None)
-    for place, (name, colour) in enumerate((("● one fixed exit for everybody, after the layer named", "static"),
-                                            ("◇ the other exit rules, time interpolated", "dynamic"))):  # fmt: skip
+    marks = (("● one fixed exit for everybody, after the layer named", "static"),
+             ("◇ the other exit rules, at the time of a fixed exit of the same work", "dynamic"))  # fmt: skip
+    for place, (name, colour) in enumerate(marks):
         axes.text(middle, 0.975 - 0.045 * place, name, ha="center", va="center", fontsize=9.5, color=COLOURS[colour],
                   transform=axes.get_xaxis_transform(), bbox=BOX)  # fmt: skip
     for setting, name, align, shift, colour in (
@@ -151,7 +154,7 @@ def _marks_named(axes: Axes, timed: pd.DataFrame, chosen: str) -> None:
         if setting in known.index and np.isfinite(bottom):
             axes.annotate(name, (known.loc[setting, COST], bottom), xytext=(shift, -6), textcoords="offset points",
                           ha=align, va="top", fontsize=10, color=COLOURS[colour], fontweight="bold")  # fmt: skip
-    points = [(row.latency_ms_p50, row.auc, drawing.words(row.setting), COLOURS["baseline"])
+    points = [(row.latency_ms_mean, row.auc, drawing.words(row.setting), COLOURS["baseline"])
               for row in timed[timed["kind"] == "baseline"].itertuples()]  # fmt: skip
     drawing.label_points(axes, points, 0.185, "right")
 
@@ -192,10 +195,9 @@ def signature_figure(table: pd.DataFrame, choices: Mapping[str, str], speed: Map
     drawing.label_points(axes, [*_steps(axes, timed), *_levels(axes, lines)])
     plain, full = (timed.loc[timed["kind"] == kind, COST].max() for kind in ("plain", "static"))
     early = timed.loc[timed["setting"] == choices["policy"], COST].min()
-    said = "{}: {} times the requests per second ({:.1f} by the medians drawn)"
     for start, rate, y, what, colour in ((plain, speed, 0.215, "here", "black"),
                                          (full, leaving, 0.145, "leaving early alone", COLOURS["dynamic"])):
-        _arrow(axes, start, early, y, said.format(what, with_interval(rate, 1), start / early), color=colour)
+        _arrow(axes, start, early, y, f"{what}: {with_interval(rate, 1)} times the requests per second", color=colour)
     if (claim := claimed(published)) is not None:
         _arrow(axes, full, full / claim[0], 0.065, claim[1], color=drawing.QUIET, ls=(0, (3, 2)))
     unbroken = re.sub(r" (?=\[)|(?<=,) (?=[+-]?\d)|(?<=AUC) ", "\N{NO-BREAK SPACE}", title)

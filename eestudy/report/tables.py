@@ -15,6 +15,8 @@ COSTS = ("token_layer_fraction", "mean_exit_fraction")
 MEASURES = ("auc", "gauc", "log_loss", "ece", *(f"{m}_{end}" for m in SAMPLED for end in ("lo", "hi")))
 RIVALS = ("static", "dynamic", "baseline")  # what the frontier is made of
 UNKNOWN = "(cost not counted)"
+TIMES = ("latency_ms_mean", "latency_ms_p50", "latency_ms_p95", "throughput_rps")
+READ_OFF = "of a fixed exit of the same work"
 
 
 def measures(judged: Judged, name: str) -> dict:
@@ -100,11 +102,14 @@ def latency_summary(latency: pd.DataFrame) -> pd.DataFrame:
         latency: `latency.csv` (contender, repeat, seconds, workload, request_id, n_candidates, n_tokens).
 
     Returns:
-        Indexed by contender: latency_ms_p50, latency_ms_p95, latency_ms_p99, throughput_rps (requests per second), n.
+        Indexed by contender: latency_ms_mean, latency_ms_p50, latency_ms_p95, latency_ms_p99, throughput_rps (requests
+        per second), n. Settings are compared by the mean: early exit's times may have two peaks, between which a median
+        jumps.
     """
     groups = latency[latency["workload"] == "drawn"].groupby("contender")["seconds"]
     table = pd.DataFrame({f"latency_ms_p{q}": 1000 * groups.quantile(q / 100) for q in (50, 95, 99)})
-    return table.assign(throughput_rps=groups.size() / groups.sum(), n=groups.size())
+    return table.assign(latency_ms_mean=1000 * groups.mean(), throughput_rps=groups.size() / groups.sum(),
+                        n=groups.size())  # fmt: skip
 
 
 def static_rows(judged: Judged, layers: list[int]) -> list[dict]:
@@ -146,26 +151,30 @@ def sweep_rows(policies: pd.DataFrame) -> list[dict]:
 
 
 def mark_latency(table: pd.DataFrame, latency: pd.DataFrame) -> pd.DataFrame:
-    """Add measured latency, and between measured packed settings an interpolation by token-layers, named as such.
+    """Add measured latency, and for other settings the mean time that a fixed exit of the same work would take.
 
-    A setting outside the measured range, a baseline, and everything when `latency` is empty stay null.
+    It lies between the measured fixed exits, by token-layers, and holds nothing of what a rule costs beyond its work.
+    A setting outside their range, a baseline, and everything when `latency` is empty stay null.
+
+    Args:
+        table: contender, kind, token_layer_fraction.
+        latency: `latency.csv`, may be empty.
     """
     summary = latency_summary(latency) if len(latency) else pd.DataFrame()
     table = table.copy()
-    for column in ("latency_ms_p50", "latency_ms_p95", "throughput_rps"):
+    for column in TIMES:
         table[column] = table["contender"].map(summary[column]) if len(summary) else np.nan
-    measured = table["latency_ms_p50"].notna()
+    measured, cost = table["latency_ms_mean"].notna(), table["token_layer_fraction"]
     table["latency_source"] = np.where(measured, "measured", "")
-    known = table[measured & table["token_layer_fraction"].notna()].sort_values("token_layer_fraction")
+    fixed = table["contender"].fillna("").str.startswith("packed_static_")
+    known = table[measured & fixed].drop_duplicates("contender").sort_values("token_layer_fraction")
     if len(known) < 2:
         return table
-    cost = table["token_layer_fraction"]
     inside = cost.between(known["token_layer_fraction"].iloc[0], known["token_layer_fraction"].iloc[-1])
     inside &= ~measured & (table["kind"] != "baseline")
-    table.loc[inside, "latency_ms_p50"] = np.interp(
-        cost[inside], known["token_layer_fraction"], known["latency_ms_p50"]
-    )
-    table.loc[inside, "latency_source"] = "interpolated"
+    read_off = np.interp(cost[inside], known["token_layer_fraction"], known["latency_ms_mean"])
+    table.loc[inside, "latency_ms_mean"] = read_off
+    table.loc[inside, "latency_source"] = READ_OFF
     return table
 
 
@@ -209,8 +218,8 @@ def tradeoff_table(
     Returns:
         One row per setting: setting, kind (static, dynamic, control, sweep, baseline, stacked, plain), threshold,
         layer, auc, auc_lo, auc_hi, gauc.., log_loss.., ece, token_layer_fraction, mean_exit_fraction,
-        latency_ms_p50, latency_ms_p95, throughput_rps, latency_source, minus_best_baseline (AUC; _lo, _hi),
-        dominated, dominated_by.
+        latency_ms_mean, latency_ms_p50, latency_ms_p95, throughput_rps, latency_source, minus_best_baseline (AUC;
+        _lo, _hi), dominated, dominated_by.
     """
     decided = [name for name in judged.policies if not name.startswith("static")]
     full = f"both@{layers[-1]}"

@@ -10,13 +10,21 @@ EVIDENCE = {  # column of the `evidence` table: what it is called on a page
     "others": "ratings of the item by similar users", "others_mean": "their mean",
     "own": "the user's ratings of similar items", "own_mean": "their mean",
 }  # fmt: skip
+CLICKS = {  # the same where nobody rates: digits are tenths of a similarity
+    "n_user": "number of items that the user is known to have taken",
+    "n_item": "number of users who are known to have taken the item",
+    "others": "digit shown as buyers", "others_mean": "how alike the most similar of its buyers are to the user",
+    "own": "digits shown as match and closest", "match": "how near user and item lie in the graph",
+    "own_mean": "how alike the item is to the closest that the user took",
+}  # fmt: skip
 
 
 def evidence(example: dict) -> list[tuple[str, str]]:
     """What the graph found, as (name, value) pairs in words; [] where the reference does not say."""
     found = example.get("evidence") or {}
-    return [(EVIDENCE.get(name, name.replace("_", " ")), _text(found[name]))
-            for name in (*(key for key in EVIDENCE if key in found), *(key for key in found if key not in EVIDENCE))]
+    known = CLICKS if "match" in found else EVIDENCE
+    return [(known.get(name, name.replace("_", " ")), _text(found[name]))
+            for name in (*(key for key in known if key in found), *(key for key in found if key not in known))]
 
 
 def _text(value) -> str:

@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
   const controls = { dataset: at("dataset"), policy: at("policy"), threshold: at("threshold"), risk: at("risk"), band: at("band"), example: at("example") };
-  const DIGITS = { auc: 3, log_loss: 3, mean_exit_layer: 1, token_layer_fraction: 3, latency_ms_p50: 0, disagreement: 3 };
+  const DIGITS = { auc: 3, log_loss: 3, mean_exit_layer: 1, token_layer_fraction: 3, latency_ms_mean: 0, disagreement: 3 };
   const EXTREME = 1e8; // thresholds beyond it stand for "everybody" and "nobody"
 
   const named = (text) => text.replaceAll("_", " ");
@@ -48,7 +48,7 @@
     for (const cell of document.querySelectorAll("[data-measure]")) cell.textContent = shown(now[cell.dataset.measure], DIGITS[cell.dataset.measure]);
     for (const cell of document.querySelectorAll("[data-full]")) cell.textContent = shown(full[cell.dataset.full], DIGITS[cell.dataset.full]);
     const band = study().bands[controls.band.value];
-    const source = { measured: "Time: measured", interpolated: "Time: read off between measured settings, by work" }[now.latency_source] ?? "Time: not measured for this setting";
+    const source = { measured: "Time: measured", "of a fixed exit of the same work": "Time: that of a fixed exit of the same work" }[now.latency_source] ?? "Time: not measured for this setting";
     at("latency-note").textContent = `${source}, on ${band.timed} timed requests. One prompt for each item takes ${band.plain_ms === null ? "a time that was not measured" : `${shown(band.plain_ms, 0)} ms`}.`;
     at("band-note").textContent = `${band.rows} test rows in ${band.requests} requests.`;
     at("dataset-note").textContent = `From ${study().source}.`;
