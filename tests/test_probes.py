@@ -281,6 +281,16 @@ def test_effects_by_hand():
     assert harmless["shift"] == harmless["moved"] == harmless["flipped"] == 0
 
 
+def test_an_amount_between_the_ends_is_named_where_it_changes_something():
+    table = pd.DataFrame({"probe": "neighbors", "setting": [0, 1, 4, 32], "auc_minus": [-0.002, -0.007, -0.001, 0.002],
+                          "auc_minus_lo": [-0.009, -0.012, -0.004, -0.002],
+                          "auc_minus_hi": [0.005, -0.002, 0.002, 0.006]})  # fmt: skip
+    said = probe_results._amount_sentence(table, "neighbors", "similar users")
+    assert "With at most 0 similar users" in said and "with at most 32 by +0.002 [-0.002, +0.006]." in said
+    assert said.endswith("leaves out no change: with 1 by -0.007 [-0.012, -0.002].")
+    assert "In between" not in probe_results._amount_sentence(table.drop(index=1), "neighbors", "similar users")
+
+
 def attacked(shifts):
     """Scores of `made_up` in several forms: {form: (shift by orders, by twins)} on one held-out wording."""
     base, number = made_up(), wordings.HELD_OUT[0]

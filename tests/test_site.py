@@ -277,6 +277,14 @@ def test_disagreement_and_time_of_fixed_exits_equal_a_loop(pages, replayed):
             assert found["latency_ms_mean"][place] == pytest.approx(ms.mean(), rel=1e-6)
 
 
+def test_where_nobody_rates_no_evidence_is_called_a_rating():
+    found = {"n_user": 3, "n_item": 2, "others": [3], "others_mean": 0.22, "match": 0.5, "own": [5, 5], "own_mean": 0.4}
+    told = dict(walks.evidence({"evidence": found}))
+    assert told["digits shown as match and closest"] == "5 5" and len(told) == len(found)
+    assert not any("rating" in name for name in told)
+    assert "ratings of the item by similar users" in dict(walks.evidence({"evidence": {"others": [4, 5]}}))
+
+
 def test_an_example_stops_where_its_policy_says(pages):
     study = embedded(pages / "explorer.html")["studies"][0]
     for stop in walks.stops(study, 0):
