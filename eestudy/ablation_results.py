@@ -14,16 +14,16 @@ from matplotlib.figure import Figure
 
 from eestudy import artifacts, drawing
 from eestudy.artifacts import metric
-from eestudy.verdicts import shown, with_ends
+from eestudy.verdicts import BARE, shown, with_ends
 
 MAIN = "main"  # the row that most others are compared with
 MOST_UNEVEN = 0.1  # of the other's steps, before it is said
-CONTROLS = ("random_backbone", "shuffled_titles", "ids", "shuffled_evidence")  # what each takes away, `MAIN` has
+BARE_CONTROLS = ("random_backbone", "shuffled_titles", "ids")  # what each takes away, `MAIN` has without evidence, too
+CONTROLS = (*BARE_CONTROLS, "shuffled_evidence")
 HEADLINE_ROWS = {"retrieval_minus_own_no_retrieval_model": ("only_both", "only_none"),
                  "retrieval_minus_item_mean_prompt": ("only_both", "only_item_mean"),
                  "similar_users_minus_item_mean_prompt": ("only_similar_users", "only_item_mean"),
                  **{f"{row}_minus_main": (row, MAIN) for row in CONTROLS}}  # fmt: skip
-BARE = "_no_evidence"  # ending of a control's entries where the prompt shows none: it reads profile and titles there
 LEARNED = {"same labels": "", "same time": "_same_time", "a teacher": "_distilled"}  # truncated rivals, by their ending
 
 
@@ -185,7 +185,7 @@ def headline_entries(found: Ablations | None) -> list[dict]:
     duels = {} if found is None else found.duels.set_index("learned").to_dict("index")
     named = {name: lines.get(pair) for name, pair in HEADLINE_ROWS.items()}
     named |= {f"dynamic_minus_static_same_latency{ending}": duels.get(learned) for learned, ending in LEARNED.items()}
-    named |= {f"{row}_minus_{MAIN}{BARE}": bare.get((row, MAIN)) for row in CONTROLS[:-1]}  # no evidence to shuffle
+    named |= {f"{row}_minus_{MAIN}{BARE}": bare.get((row, MAIN)) for row in BARE_CONTROLS}
     return [entry for name, line in named.items() for entry in _entries(name, line)]
 
 

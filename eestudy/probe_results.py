@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from eestudy import artifacts
-from eestudy.verdicts import said
+from eestudy.verdicts import said, word
 from eestudy.wordings import WORDINGS
 
 ALL, HELD_OUT_HALF = -1, -2  # settings: every wording together; those that no training has shown
@@ -125,8 +125,8 @@ def privacy_findings(table: pd.DataFrame | None) -> list[str]:
 
 
 def _word(line, column: str, above: str, below: str, across: str) -> str:
-    """What an interval says: it lies above 0, below, or holds it."""
-    return above if line[f"{column}_lo"] > 0 else below if line[f"{column}_hi"] < 0 else across
+    """`verdicts.word` of a column of a table's row."""
+    return word({"ci95": (line[f"{column}_lo"], line[f"{column}_hi"])}, above, below, across)
 
 
 def _amount_sentence(table: pd.DataFrame, probe: str, what: str) -> str:
@@ -175,5 +175,5 @@ def _defence_sentence(table: pd.DataFrame, form: str) -> str:
 def _helped(line: pd.Series) -> str:
     """Whether what instructions do beyond their twins came nearer to 0 than it is without the defence."""
     nearer = abs(line["beyond"]) < abs(line["beyond"] - line["beyond_minus"])
-    word = "they do less" if nearer else "they do more"
-    return _word(line, "beyond_minus", word, word, "no difference shown")
+    change = "they do less" if nearer else "they do more"
+    return _word(line, "beyond_minus", change, change, "no difference shown")

@@ -10,6 +10,7 @@ import pandas as pd
 from eestudy.metrics import LEVEL
 
 MOST_DIGITS = 5  # after the point, of an interval
+BARE = "_no_evidence"  # ending of a control's figures where the prompt shows none: it reads profile and titles there
 
 
 def shown(value: float, ends: Sequence[float], p: float | None, higher: str, lower: str) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from eestudy import exit_policies as ep
 from eestudy import metrics
 from eestudy.config import PolicyConfig
+from eestudy.data import movielens
 
 BASE_RATE = 0.6
 CFG = PolicyConfig(n_thresholds=9)
@@ -340,6 +341,14 @@ def test_groups_by_hand():
     assert table.loc[("similar users found", "4 to 7"), "n"] == found.between(4, 7).sum()
     quarters = [group for kind, group in table.index if kind == "the user's ratings before"]
     assert quarters == ["lowest quarter", "second", "third", "highest quarter"]
+
+
+def test_spans_of_ages_in_words_are_groups_by_their_lower_end():
+    rows, evidence, users = grouped()
+    users["age"] = list(movielens.AGES.values())[:5] * 7 + ["56 or more", "", "under 18", "30", "17.0"]
+    age = dict(zip(rows["user_id"], ep.kinds(rows, evidence, users)["age"], strict=True))
+    assert [age[n] for n in range(5)] == ["from 0", "from 18", "from 25", "from 35", "from 35"]
+    assert [age[n] for n in (35, 37, 38, 39)] == ["from 50", "from 0", "from 25", "from 0"] and pd.isna(age[36])
 
 
 def test_without_stars_how_many_took_an_item_is_not_how_many_were_found():

@@ -37,10 +37,17 @@ def kinds(rows: pd.DataFrame, evidence: pd.DataFrame, users: pd.DataFrame, stars
     if "gender" in about:
         found["gender"] = about["gender"].replace({"M": "male", "F": "female", "": np.nan})
     if "age" in about:
-        age = pd.to_numeric(about["age"], errors="coerce")
-        found["age"] = pd.cut(age, AGES, right=False, labels=[f"from {low}" for low in AGES[:-1]]).astype(object)
+        found["age"] = pd.cut(_years(about["age"]), AGES, right=False,
+                              labels=[f"from {low}" for low in AGES[:-1]]).astype(object)  # fmt: skip
     found = {name: pd.Series(values.to_numpy(dtype=object)) for name, values in found.items()}
     return {name: values for name, values in found.items() if values.nunique() > 1}
+
+
+def _years(age: pd.Series) -> pd.Series:
+    """Age in years; of a span in words ("25-34", "under 18", "56 or more") its lower end."""
+    text = age.astype(str)
+    years = pd.to_numeric(text.str.extract(r"^(\d+)")[0])
+    return years.mask(text.str.startswith("under"), 0)
 
 
 def _quarters(count: pd.Series) -> pd.Series:

@@ -122,13 +122,13 @@ def policy_scores(decisions: pd.DataFrame, rows, p_yes: np.ndarray) -> dict[str,
     return chosen
 
 
-def best_on_validation(run: artifacts.Run, names) -> str:
-    """Which of the simple or classic models `names` has the highest AUC on the selection half of validation."""
+def auc_on_validation(run: artifacts.Run) -> dict[str, float]:
+    """AUC of each simple and classic model on the selection half of validation; 0.5 where it cannot be told."""
     split = artifacts.read_table(run, "split.parquet")
     rows = split.loc[(split["split"] == "validation") & (split["half"] == "select"), "row"].to_numpy()
     label = artifacts.read_table(run, "interactions.parquet").set_index("row").loc[rows, "label"].to_numpy()
     scores = simple_scores(run, rows) | classic_scores(run, rows)
-    return max(names, key=lambda name: np.nan_to_num(metrics.auc(label, scores[name]), nan=0.5))
+    return {name: float(np.nan_to_num(metrics.auc(label, score), nan=0.5)) for name, score in scores.items()}
 
 
 def _logit(p: np.ndarray) -> np.ndarray:
@@ -172,13 +172,16 @@ def choices(run: artifacts.Run) -> dict[str, str]:
     models = [c for c in artifacts.read_table(run, "evidence_model_scores.parquet").columns if c != "row"]
     evidence = [c for c in models if c.endswith("_evidence")]  # those that learned from the LLM's own label rows
     classic = list(classic_scores(run, []))
-    best = {key: best_on_validation(run, [c for c in classic if c.endswith(ending)])
-            for key, ending in CLASSIC.items() if classic}  # fmt: skip
-    best["best_baseline"] = best_on_validation(run, baselines + models)
+    auc = auc_on_validation(run)
+
+    def best_of(names) -> str:
+        return max(names, key=auc.__getitem__)
+
+    best = {key: best_of(c for c in classic if c.endswith(ending)) for key, ending in CLASSIC.items() if classic}
+    best["best_baseline"] = best_of(baselines + models)
     return {
-        "best_trivial_baseline": best_on_validation(run, TRIVIAL_BASELINES), **best,
-        "best_without_llm": best_on_validation(run, dict.fromkeys(best.values())),
-        "evidence_model": best_on_validation(run, evidence),
+        "best_trivial_baseline": best_of(TRIVIAL_BASELINES), **best,
+        "best_without_llm": best_of(dict.fromkeys(best.values())), "evidence_model": best_of(evidence),
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from eestudy.report.page import escape_markdown, number, percent, plain_text
 from eestudy.report.retrieval import retrieval_sentences
 from eestudy.report.titles import title_blocks
 from eestudy.report.words import word_blocks
-from eestudy.verdicts import shown, with_interval, word
+from eestudy.verdicts import BARE, shown, with_interval, word
 
 FIGURES = {  # file name: caption
     "08_tradeoff_token_layers": "Accuracy against token-layers, with the models that need no LLM on the frontier.",
@@ -141,7 +141,7 @@ SPOILT = {"random_backbone": "random weights in place of the language model's", 
 def _control_sentences(values: dict) -> list[str]:
     """What a model reads that was trained with one part of its input, or its start, spoilt; [] where none was."""
     found = (_spoilt(values, "", "What the model reads"),
-             _spoilt(values, "_no_evidence", "What it reads where the prompt shows no evidence"))  # fmt: skip
+             _spoilt(values, BARE, "What it reads where the prompt shows no evidence"))  # fmt: skip
     return [text for text in found if text]
 
 
