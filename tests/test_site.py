@@ -290,6 +290,9 @@ def test_an_example_stops_where_its_policy_says(pages):
     for stop in walks.stops(study, 0):
         policy = next(one for one in study["policies"] if one["name"] == stop["policy"])
         assert stop["layer"] == study["layers"][policy["exits"][0][policy["chosen"]]]
+    page = (pages / "examples" / f"{study['dataset']}-{study['examples'][0]['row']}.html").read_text()
+    layer = next(stop["layer"] for stop in walks.stops(study, 0) if stop["policy"] == "static")
+    assert f"everybody leaves at one exit</span></th><td>layer {layer}</td><td>{layer}</td>" in page  # no exit's place
 
 
 def test_titles_stay_text(pages, tmp_path):
