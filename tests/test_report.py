@@ -840,14 +840,14 @@ def test_readme_answer_says_no_more_than_the_intervals(built):
     def item(name, value, ci95):
         return {"name": name, "value": value, "ci95": ci95, "n": 9, "unit": "AUC", "kind": "quality", "split": "test"}
 
-    intervals = ((-0.1, 0.1), (0.01, 0.1), (-0.2, -0.01), *[(-0.1, 0.1)] * 5)
+    intervals = ((-0.1, 0.1), (0.01, 0.1), (-0.2, -0.01), *[(-0.1, 0.1)] * 6)
     found = [item(f"auc_{name}", 0.0, ci95) for name, ci95 in zip(readme.ANSWERED, intervals, strict=True)]
     found.append(item("throughput_ratio_early_exit_vs_plain", 9.0, (8.0, 10.0)))
     found += [item("modal_exit_share", 0.9, None), item("modal_exit_layer", 4.0, None)]
     found.append(item("throughput_ratio_early_exit_vs_static_selected", 0.5, (0.4, 0.6)))
     found.append(item("throughput_ratio_early_exit_vs_packed_full_depth_as_they_come", 3.0, (2.0, 4.0)))
     text = readme.readme_answer({"metrics": found, "headline": {}})
-    assert text.count("no difference shown") == 6 and text.count("better") == 1 and text.count("worse") == 1
+    assert text.count("no difference shown") == 7 and text.count("better") == 1 and text.count("worse") == 1
     assert "90 % of the candidates leave after layer 4" in text and "slower than that, 0.50 [0.40, 0.60]" in text
     assert "9.0 [8.0, 10.0] times" in text and "worth 3.0 [2.0, 4.0] times" in text
     assert "Random weights" not in text
@@ -1058,3 +1058,42 @@ def test_the_promise_is_told_by_bound_and_not_measured_without_it():
     values["risk_real_at_5_percent"]["ci95"] = [0.02, 0.05]
     assert "the one real calibration: risk on test rows 0.0310 [0.0200, 0.0500]" in narrative._risk_sentence(values)
     assert "300" not in text and narrative._risk_sentence({}).endswith("not measured.")
+
+
+def test_groups_that_leaving_early_harms_are_named_with_their_interval():
+    def told(**ends):
+        return narrative._harmed_sentence({f"{narrative.WHOSE}{name}": {"name": name, "value": -0.01, "ci95": ci95}
+                                           for name, ci95 in ends.items()})  # fmt: skip
+
+    assert told(similar_users_only=[-0.02, -0.01], no_retrieval=[-0.02, -0.01]) == []  # kinds of evidence, no groups
+    said, = told(the_users_ratings_before_second=[-0.02, -0.005], similar_users_found_none=[-0.02, 0.001],
+                 gender_female=None)  # fmt: skip
+    assert "Of 2 groups" in said and said.endswith("of: the user’s ratings before second (-0.010 [-0.020, -0.005]).")
+    assert told(age_from_18=[-0.02, 0.001])[0].endswith("of: none.")
+
+
+def test_gauc_says_of_how_many_users_and_whether_it_is_above_chance():
+    values = {"gauc_full_depth_retrieval": {"value": 0.566, "ci95": [0.499, 0.631]}}
+    assert narrative._gauc_text(values) == \
+        "GAUC (within users) 0.566 [0.499, 0.631]; not shown to be above chance"  # fmt: skip
+    values |= {"n_users_of_gauc": {"value": 124}, "n_judged_test_users": {"value": 1995}}
+    values["gauc_full_depth_retrieval"]["ci95"] = [0.501, 0.631]
+    assert narrative._gauc_text(values) == "GAUC (within users; 124 of 1,995 users count) 0.566 [0.501, 0.631]"
+
+
+@pytest.mark.parametrize(("last", "told"), [(0.62, True), (0.60, True), (0.58, False)])
+def test_a_training_whose_last_look_was_the_best_is_not_called_converged(tmp_path, last, told):
+    run = artifacts.Run(tmp_path, "ml-100k", "smoke", 0)
+    looks = pd.DataFrame({"kind": ["step", "look", "look", "look"], "auc_4": 0.5, "auc_30": [np.nan, 0.6, 0.55, last]})
+    artifacts.write_table(run, "training.csv", looks)
+    found = {item["name"]: item for item in headline.training_looks(run)}
+    assert [item["value"] for item in found.values()] == [last, 0.6]
+    assert bool(narrative._training_sentence(found)) == told
+    artifacts.write_table(run, "training.csv", looks[:2])
+    assert headline.training_looks(run) == []  # nothing to compare one look with
+
+
+def test_users_who_count_for_gauc_are_those_with_both_answers(built):
+    _, judged, _, _, _, _, found = built
+    counted = sum(len(set(judged.label[judged.user_id == user])) == 2 for user in set(judged.user_id))
+    assert next(item for item in found["metrics"] if item["name"] == "n_users_of_gauc")["value"] == counted > 0

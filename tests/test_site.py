@@ -158,6 +158,21 @@ def test_no_loss_shown_says_which_loss_is_not_excluded_and_a_faster_rival_is_nam
     said = answers.answer({"metrics": [loss, rival]})
     assert "one of 0.022 in AUC is not excluded" in said and "faster still" in said
     assert "faster still" not in answers.answer({"metrics": [loss, rival | {"ci95": [0.7, 1.1]}]})
+    typical = rival | {"name": f"{rival['name']}_as_they_come"}
+    assert answers.answer({"metrics": [loss, rival, typical]}).count("faster still") == 1
+    order = artifacts.metric("gauc_early_exit_minus_full_depth", -0.01, "GAUC", ci95=[-0.0381, 0.0], n=9)
+    assert "one of 0.022 in AUC or 0.038 in GAUC is not excluded" in answers.answer({"metrics": [loss, order]})
+    worse = answers.answer({"metrics": [loss, order | {"ci95": [-0.0381, -0.001]}]})
+    assert "0.022 in AUC is not excluded" in worse and "the order gets worse" in worse
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("auc_early_exit_minus_full_depth_similar_users_only", "similar users only in the prompt, leaving early costs"),
+    ("auc_llm_minus_item_plus_user_mean", "Item mean plus user mean is more accurate")])
+def test_a_loss_to_something_simpler_or_with_less_evidence_is_in_the_short_answer(name, said):
+    item = artifacts.metric(name, -0.03, "AUC", ci95=[-0.05, -0.01], n=9)
+    assert said in answers.answer({"metrics": [item]})
+    assert said not in answers.answer({"metrics": [item | {"ci95": [-0.05, 0.01]}]})
 
 
 @pytest.mark.parametrize(("ci95", "said"), [

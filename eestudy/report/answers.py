@@ -38,11 +38,17 @@ QUESTIONS = {
         "throughput_ratio_early_exit_vs_packed_full_depth"), ("Yes", "No, slower", "Not shown"), 1.0, "times"),
     "loss": Question("Does stopping early cost accuracy?", ("auc_early_exit_minus_full_depth",),
                      ("No, it gains", "Yes", "No loss shown")),
+    "order": Question("And the order within one person's items?", ("gauc_early_exit_minus_full_depth",),
+                      ("No, it gains", "Yes", "No loss shown"), unit="GAUC"),
+    "less_evidence": Question("And with similar users only in the prompt?", (
+        "auc_early_exit_minus_full_depth_similar_users_only",), ("No, it gains", "Yes", "No loss shown")),
     "static": Question("Is choosing when to stop, item by item, better than one fixed layer of the same cost?",
                        ("auc_dynamic_minus_static_same_cost",), ("Yes", "No, worse", "Not shown")),
     "static_speed": Question("Is it faster than stopping everybody at the layer that validation chose?", (
-        "throughput_ratio_early_exit_vs_static_selected_as_they_come",
-        "throughput_ratio_early_exit_vs_static_selected"), ("Yes", "No, slower", "Not shown"), 1.0, "times"),
+        "throughput_ratio_early_exit_vs_static_selected_as_they_come",), ("Yes", "No, slower", "Not shown"),
+        1.0, "times"),
+    "static_full": Question("And on the requests with the most candidates?", (
+        "throughput_ratio_early_exit_vs_static_selected",), ("Yes", "No, slower", "Not shown"), 1.0, "times"),
     "duel": Question("And than a model cut to fewer layers and trained alone, in its time (both of few labels)?",
                      ("auc_dynamic_minus_static_same_latency",), ("Yes", "No, less", "Not shown")),
     "evidence": Question("Does evidence in the prompt help, against a prompt without any?", (
@@ -56,6 +62,8 @@ QUESTIONS = {
                              ("auc_others_mean_graph_minus_random",), ("More", "Less", "Not shown")),
     "everybody_alone": Question("And what the neighbours say alone, against what everybody says?",
                                 ("auc_others_mean_graph_minus_everybody",), ("More", "Less", "Not shown")),
+    "means": Question("Is the LLM, at full depth, more accurate than item mean plus user mean?", (
+        "auc_llm_minus_item_plus_user_mean",), ("Yes", "No, less", "Not shown")),
     "llm": Question("Is the LLM, at full depth, more accurate than the best model without one on the same labels?", (
         "auc_llm_minus_best_classic_same_labels",), ("Yes", "No, less", "Not shown")),
     "all_labels": Question("And than the best one that may learn from all labels there are?", (
@@ -65,11 +73,15 @@ CLAUSES = {  # for: above, below, neither, not measured
     "speed": ("Yes, they can be made {} times as fast{}", "No: they become slower, {} times as fast",
               "No gain in speed could be shown", "How much faster they become was not measured here"),
     "loss": ("without losing accuracy", "at a price in accuracy",
-             "and no loss of accuracy could be shown (one of {} in AUC is not excluded)",
+             "and no loss of accuracy could be shown (one of {} is not excluded)",
              "and what it costs in accuracy was not measured"),
+    "order": ("", "Within one person's items the order gets worse.", "", ""),
+    "less_evidence": ("", "With similar users only in the prompt, leaving early costs accuracy.", "", ""),
     "static": ("Choosing when to stop, item by item, pays.", "But stopping everybody at one fixed layer is better.",
                "But no advantage over stopping everybody at one fixed layer could be shown.", ""),
     "static_speed": ("", "Stopping everybody at the layer that validation chose is faster still.", "", ""),
+    "static_full": ("", "On requests with the most candidates, stopping everybody at the layer that validation chose "
+                    "is faster still.", "", ""),
     "duel": ("Of two models trained on few labels, the one that leaves early is more accurate than one cut to fewer "
              "layers, in the same time.", "Of two models trained on few labels, one cut to fewer layers is more "
              "accurate than the one that leaves early, in the same time.", "", ""),
@@ -78,6 +90,8 @@ CLAUSES = {  # for: above, below, neither, not measured
                   "By the numbers alone, no advantage of the graph's choice over asking everybody could be shown.", ""),
     "everybody_alone": ("", "Taken by itself, what everybody did tells more than what the graph's choice did.",
                         "", ""),
+    "means": ("", "Item mean plus user mean is more accurate than the LLM at full depth.",
+              "It is not shown that the LLM at full depth beats item mean plus user mean.", ""),
     "llm": ("And the LLM is more accurate than every model without one that learns from the same labels.",
             "And a model without any LLM, taught with the same labels, is more accurate than the "
             "LLM at full depth, in a fraction of the time.",
@@ -120,10 +134,18 @@ def answer(metrics: dict) -> str:
     if items["speed"]:
         part = _part(by_name(metrics).get(items["speed"]["name"].replace("_vs_plain", "_vs_packed_full_depth")))
         said["speed"] = said["speed"].format(number(items["speed"]["value"], 1), part)
-    if items["loss"]:
-        said["loss"] = said["loss"].format(number(-items["loss"]["ci95"][0], 3))
-    rest = (said[name] for name in ("static", "static_speed", "duel", "everybody", "everybody_alone", "llm"))
+    said["loss"] = said["loss"].format(_not_excluded(items))
+    if said["static_speed"]:
+        said["static_full"] = ""  # the same again
+    rest = (text for name, text in said.items() if name not in ("speed", "loss"))
     return " ".join(filter(None, (f"{said['speed']}, {said['loss']}.", *rest)))
+
+
+def _not_excluded(items: dict[str, dict | None]) -> str:
+    """The largest loss that the interval of AUC leaves open, and that of GAUC where it is no known loss."""
+    lows = [f"{number(-item['ci95'][0], 3)} in {QUESTIONS[name].unit}" for name in ("loss", "order")
+            if (item := items[name]) and item["ci95"][0] < 0 <= item["ci95"][1]]  # fmt: skip
+    return " or ".join(lows)
 
 
 def _part(leaving: dict | None) -> str:

@@ -105,6 +105,8 @@ def depth_metrics(judged: Judged, layers: list[int], curves: pd.DataFrame) -> li
     found.append(_entry("log_loss_of_the_click_rate", estimate(judged, "log_loss", CLICK_RATE), "nats"))
     found.append(entry("n_judged_test_rows", len(judged.label), "rows", kind="count"))
     found.append(entry("n_judged_test_users", judged.n_users, "users", kind="count"))
+    answers = pd.Series(judged.label).groupby(judged.user_id).nunique()
+    found.append(entry("n_users_of_gauc", int((answers == 2).sum()), "users", kind="count"))
     return found
 
 
@@ -136,6 +138,21 @@ def request_sizes(run: artifacts.Run) -> list[dict]:
     timed = latency[latency["workload"] == "drawn"].groupby("request_id")["n_candidates"].first()
     return [entry(f"candidates_per_request_{name}", sizes.mean(), "candidates", "time", n=len(sizes))
             for name, sizes in (("test", test), ("timed", timed))]  # fmt: skip
+
+
+def training_looks(run: artifacts.Run) -> list[dict]:
+    """The deepest head's AUC on selection rows at the last look of the training, and the best of the looks before.
+
+    [] where the run has no `training.csv`, or one look only.
+    """
+    if not artifacts.artifact_hash(run, "training.csv"):
+        return []
+    looks = artifacts.read_table(run, "training.csv").query("kind == 'look'")
+    auc = looks.filter(regex=r"^auc_\d+$").iloc[:, -1]
+    if len(auc) < 2:
+        return []
+    return [entry(f"auc_select_{name}", value, "AUC", split="validation")
+            for name, value in (("last_look", auc.iloc[-1]), ("best_look_before", auc.iloc[:-1].max()))]  # fmt: skip
 
 
 def merge_metrics(parts: dict[str, list[dict]]) -> list[dict]:
@@ -238,7 +255,7 @@ def input_hashes(run: artifacts.Run) -> dict:
 def build_metrics(run: artifacts.Run, cfg: StudyConfig) -> dict:
     """The content of `metrics.json`: every notebook's entries, the headline, and what identifies the run."""
     parts = read_parts(run)
-    merged = merge_metrics(parts)
+    merged = merge_metrics(parts | {"training": training_looks(run)})
     if "reference" not in parts:  # where it is, its minutes are among its entries
         merged.append(reproduce_minutes(run))
     choices = artifacts.read_json(run, "choices.json") if artifacts.artifact_hash(run, "choices.json") else {}

@@ -179,6 +179,39 @@ def _apart(values: dict, key: str, first: str, second: str) -> str:
             f"{_adjusted(p)}; {said}.")  # fmt: skip
 
 
+def _gauc_text(values: dict) -> str:
+    """Full depth's GAUC, of how many users, and whether it is above chance for sure."""
+    gauc, users, of = (values.get(name) for name in
+                       ("gauc_full_depth_retrieval", "n_users_of_gauc", "n_judged_test_users"))  # fmt: skip
+    counted = "" if None in (users, of) else f"; {users['value']:,.0f} of {of['value']:,.0f} users count"
+    chance = "; not shown to be above chance" if gauc and gauc["ci95"] and gauc["ci95"][0] <= 0.5 else ""
+    return f"GAUC (within users{counted}) {with_interval(gauc)}{chance}"
+
+
+def _training_sentence(values: dict) -> list[str]:
+    """Said only where the last look of the training was the best: then more of it might change what is found."""
+    last, before = (values.get(f"auc_select_{name}") for name in ("last_look", "best_look_before"))
+    if last is None or before is None or last["value"] < before["value"]:
+        return []
+    return ["The training is not shown to have converged: full depth's AUC on selection rows was "
+            f"{number(last['value'])} at its last look, {number(before['value'])} at the best before. More labels or "
+            "passes could change what the deep heads know."]  # fmt: skip
+
+
+WHOSE = "auc_early_exit_minus_full_depth_"  # then a group of users or items, or a mode
+
+
+def _harmed_sentence(values: dict) -> list[str]:
+    """Groups of users and items whose AUC leaving early lowers, each by its own interval; [] where none was judged."""
+    groups = {name.removeprefix(WHOSE): item for name, item in values.items() if name.startswith(WHOSE)
+              and not name.endswith(("similar_users_only", "no_retrieval")) and item["ci95"]}  # fmt: skip
+    harmed = [f"{group.replace('the_users', 'the user’s').replace('the_items', 'the item’s').replace('_', ' ')} "
+              f"({with_interval(item, signed=True)})"
+              for group, item in groups.items() if item["ci95"][1] < 0]  # fmt: skip
+    return [f"Of {len(groups)} groups of users and items leaving early lowers the AUC, each by its own interval, of: "
+            f"{', '.join(harmed) or 'none'}."] if groups else []
+
+
 def findings(metrics: dict) -> list[str]:
     """What was found, one sentence each, from `metrics.json`; whoever wins is named, 0 inside an interval too."""
     values = {item["name"]: item for item in metrics["metrics"] if item["value"] is not None}
@@ -191,7 +224,7 @@ def findings(metrics: dict) -> list[str]:
     means = "item mean + user mean" + (f" (AUC {number(base['value'])}{drawn})" if base else "")
     return [
         f"The LLM at full depth with evidence: AUC {with_interval(values.get('auc_full_depth_retrieval'))}, "
-        f"GAUC (within users) {with_interval(values.get('gauc_full_depth_retrieval'))}.",
+        f"{_gauc_text(values)}.", *_training_sentence(values),
         verdict(values.get("auc_retrieval_gain"), "full depth with evidence", "full depth without"),
         *_trained_apart(values), *_control_sentences(values),
         verdict(values.get("auc_llm_minus_item_plus_user_mean"), llm, means),
@@ -202,6 +235,11 @@ def findings(metrics: dict) -> list[str]:
         verdict(values.get("auc_early_exit_minus_evidence_model"), early, evidence),
         verdict(values.get("auc_early_exit_minus_full_depth"), early, "full depth"),
         verdict(values.get("gauc_early_exit_minus_full_depth"), early, "full depth", "GAUC"),
+        verdict(values.get("auc_early_exit_minus_full_depth_similar_users_only"), f"{early} with similar users only in "
+                "the prompt", "full depth with them"),
+        verdict(values.get("auc_early_exit_minus_full_depth_no_retrieval"), f"{early} without evidence in the prompt",
+                "full depth without"),
+        *_harmed_sentence(values),
         verdict(values.get("auc_static_selected_minus_full_depth"), "everybody out at the layer that validation "
                 "chooses", "full depth"),
         verdict(values.get("auc_dynamic_minus_static_same_cost"), early, static),

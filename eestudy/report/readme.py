@@ -63,7 +63,7 @@ ANSWERED = ("early_exit_minus_full_depth", "dynamic_minus_static_same_cost", "st
             "early_exit_minus_evidence_model", "llm_minus_evidence_model",
             "early_exit_minus_full_depth_similar_users_only",
             "early_exit_minus_full_depth_no_retrieval",
-            "llm_minus_best_classic_all_labels")  # differences of AUC
+            "llm_minus_best_classic_all_labels", "llm_minus_item_plus_user_mean")  # differences of AUC
 
 
 def readme_answer(metrics: dict) -> str:
@@ -90,7 +90,8 @@ def readme_answer(metrics: dict) -> str:
         f"out at the layer that validation chooses: against full depth {text[2]}, and early exit is {speed}, "
         f"{with_interval(fixed, 2)} times as many of the fullest requests.\n"
         f"- **Would no LLM do?** AUC against the simple model on the numbers that the prompt shows: early exit "
-        f"{text[3]}; the LLM at full depth {text[4]}. The LLM at full depth against the best click model without one, "
+        f"{text[3]}; the LLM at full depth {text[4]}. The LLM at full depth against item mean plus user mean: "
+        f"{text[8]}. The LLM at full depth against the best click model without one, "
         f"fitted on all training data: {text[7]}.{_whom_to_ask(values)}{_untaught(values)}"
     )
 
