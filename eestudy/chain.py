@@ -107,7 +107,8 @@ STEPS = {
     "08_tradeoff": Step(
         reads=("interactions.parquet", "split.parquet", "head_scores.parquet", "baseline_scores.parquet",
                "evidence_model_scores.parquet", "click_model_scores.parquet", "click_models.csv", "policies.csv",
-               "exit_decisions.parquet", "selected_policy.json", "latency.csv", "metrics_07.json"),
+               "exit_decisions.parquet", "prompt_tokens.parquet", "selected_policy.json", "latency.csv",
+               "metrics_07.json"),
         writes=("tradeoff.csv", "depth_curves.csv", "classic_gains.csv", "choices.json", "metrics_08.json", *FIGURES),
         settings=("data", "backbone", "heads", "policy", "latency", "report", "ablation.n_label_rows"),
         files=("results/published.csv", *ABLATIONS, f"{REFERENCE}/{artifacts.PROBES}"),

@@ -30,6 +30,13 @@ def shown(value: float, ends: Sequence[float], p: float | None, higher: str, low
     return f"{said} by itself, not once all declared comparisons count" if alone else "no difference shown"
 
 
+def digits_of(ends: Sequence[float], digits: int, nothing: float = 0.0) -> int:
+    """At least `digits` decimals: more, up to `MOST_DIGITS`, where an end of an interval would read as `nothing`."""
+    while digits < MOST_DIGITS and any(end != nothing == round(end, digits) for end in ends):
+        digits += 1
+    return digits
+
+
 def with_ends(
     value: float, low: float, high: float, sign: str = "", digits: int = 3, nothing: float = 0.0,
 ) -> str:  # fmt: skip
@@ -44,8 +51,7 @@ def with_ends(
     if not np.isfinite(value):
         return ""
     ends = [end for end in (low, high) if np.isfinite(end)]
-    while digits < MOST_DIGITS and any(end != nothing == round(end, digits) for end in ends):
-        digits += 1
+    digits = digits_of(ends, digits, nothing)
     form = {"": "z", "+": "+z", ",": "z,"}[sign] + f".{digits}f"  # z: what rounds to 0 has no minus
     return f"{value:{form}}" + (f" [{', '.join(f'{end:{form}}' for end in ends)}]" if ends else "")
 

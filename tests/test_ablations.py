@@ -730,7 +730,8 @@ def test_the_summary_is_the_runs_own_else_the_committed_one(source):
 
 
 def latency_table(ms):
-    return pd.DataFrame([{"contender": name, "workload": "drawn", "seconds": t / 1000} for name, t in ms.items()])
+    return pd.DataFrame([{"contender": name, "workload": "drawn", "n_candidates": 2, "seconds": t / 1000}
+                         for name, t in ms.items()])  # fmt: skip
 
 
 def test_the_rival_is_chosen_on_validation_and_early_exit_gets_its_time():
@@ -770,8 +771,11 @@ def test_the_work_of_the_timed_policy_is_that_of_the_requests_that_were_timed():
     tokens = pd.DataFrame({"row": range(8), "n_prefix_tokens": 10, "n_suffix_both": 5})
     selected = {"policy": "max_probability", "threshold": 0.8}
     for request, share in ((2, 0.5), (3, 1.0)):  # one of two layers; both
-        latency = pd.DataFrame({"workload": ["drawn", "full"], "request_id": [request, 5 - request]})
+        latency = pd.DataFrame({"workload": ["drawn", "full"], "request_id": [request, 5 - request],
+                                "n_candidates": [1, 2]})
         assert duels.timed_share(latency, rows, tokens, selected, toys.study()) == pytest.approx(share)
+        alike = latency.assign(n_candidates=2)  # then both were drawn from the same
+        assert duels.timed_share(alike, rows, tokens, selected, toys.study()) == pytest.approx(0.75)
     assert np.isnan(duels.timed_share(latency.iloc[:0], rows, tokens, selected, toys.study()))
 
 

@@ -353,11 +353,19 @@ def test_spans_of_ages_in_words_are_groups_by_their_lower_end():
 
 def test_without_stars_how_many_took_an_item_is_not_how_many_were_found():
     rows, evidence, users = grouped()
-    evidence["others"] = [[k] if k else [] for k in evidence["others"].map(len)]  # one number: how many took it
+    evidence["others"] = [[k] if k > 3 else [] for k in evidence["others"].map(len)]  # one number: how many took it
     kinds = ep.kinds(rows, evidence, users, stars=False)
     assert set(kinds["similar users found"]) == {"none", "some"}
     assert "the user's clicks before" in kinds and not any("ratings" in kind for kind in kinds)  # nobody rated
     assert ep.by_group(rows, np.zeros(len(rows), int), kinds, 50, 0)["group"].isin(["none", "some"]).any()
+
+
+def test_a_group_of_nearly_all_rows_is_not_told_again():
+    rows, _, _ = grouped()
+    for most, told in ((0.95, []), (0.85, ["many"])):
+        kinds = {"which": pd.Series(np.where(rows.index < most * len(rows), "many", "few")).replace("few", np.nan)}
+        found = ep.by_group(rows, np.zeros(len(rows), int), kinds, 20, 0)
+        assert (found["group"].tolist() if len(found) else []) == told
 
 
 def test_a_group_too_small_or_of_one_class_is_not_told():

@@ -134,7 +134,7 @@ def run_08(run, n_bootstrap=50):
     layers = report.exit_layers(artifacts.read_table(run, "head_scores.parquet"))
     curves = report.depth_curves(judged, layers)
     table = report.tradeoff_table(judged, layers, artifacts.read_table(run, "policies.csv"),
-                                  artifacts.read_table(run, "latency.csv"), choices)  # fmt: skip
+                                  artifacts.read_table(run, "latency.csv"), choices, {})  # fmt: skip
     artifacts.write_json(run, "choices.json", choices)
     artifacts.write_table(run, "depth_curves.csv", curves)
     artifacts.write_table(run, "tradeoff.csv", table)
@@ -289,13 +289,17 @@ def test_latency_between_measured_fixed_exits_only():
                           "contender": ["", "packed_static_2", "packed_early_exit", "packed_static_4"]})  # fmt: skip
     latency = pd.DataFrame({"contender": ["packed_static_2", *["packed_static_4"] * 3],
                             "seconds": [1.0, 2.0, 4.0, 99.0],
-                            "workload": ["drawn", "drawn", "drawn", "full"]})  # fuller requests stay out  # fmt: skip
+                            "workload": ["drawn", "drawn", "drawn", "full"], "n_candidates": [3, 3, 3, 9]})  # fmt: skip
     marked = tables.mark_latency(table, latency)
     assert np.isnan(marked["latency_ms_mean"][0])
     assert marked["latency_ms_mean"].tolist()[1:] == pytest.approx([1000, 2000, 3000])
     assert marked["latency_source"].tolist() == ["", "measured", tables.READ_OFF, "measured"]
     assert marked["throughput_rps"][3] == pytest.approx(1 / 3)
-    slow = pd.DataFrame({"contender": ["packed_early_exit"], "seconds": 2.9, "workload": "drawn"})
+    timed = tables.mark_latency(table.assign(token_layer_fraction_timed=[0.3, 0.2, 0.2, 0.4]), latency)
+    assert timed["latency_ms_mean"].tolist() == pytest.approx([2000, 1000, 1000, 3000])
+    alike = tables.mark_latency(table, latency.assign(n_candidates=3))["latency_ms_mean"]
+    assert alike[3] == pytest.approx(35000)  # where all are alike the fullest ones are as good a draw
+    slow = pd.DataFrame({"contender": ["packed_early_exit"], "seconds": 2.9, "workload": "drawn", "n_candidates": 3})
     again = tables.mark_latency(table.assign(token_layer_fraction=[0.25, 0.2, 0.3, 0.4]), pd.concat([latency, slow]))
     assert again["latency_ms_mean"].tolist() == pytest.approx([1500, 1000, 2900, 3000])  # no rule bends the line
 
@@ -303,7 +307,7 @@ def test_latency_between_measured_fixed_exits_only():
 def test_empty_latency_is_null_not_zero(built):
     run, judged, layers, _, _, choices = built[:6]
     empty = artifacts.read_table(run, "latency.csv").iloc[:0]
-    table = report.tradeoff_table(judged, layers, artifacts.read_table(run, "policies.csv"), empty, choices)
+    table = report.tradeoff_table(judged, layers, artifacts.read_table(run, "policies.csv"), empty, choices, {})
     assert table[["latency_ms_mean", "throughput_rps"]].isna().all(axis=None)
     with pytest.raises(ValueError, match="latency_ms_mean"):
         report.signature_figure(table, choices, SPEED, SPEED, report.published({}), "")
@@ -363,7 +367,7 @@ def test_the_llm_is_set_against_the_classic_models_pairwise(with_classic):
     said = narrative.classic_sentences(found, choices)
     assert len(said) == 3 and "on the same labels (din)" in said[0] and "on all training data (fm)" in said[2]
     table = report.tradeoff_table(judged, layers, artifacts.read_table(run, "policies.csv"),
-                                  artifacts.read_table(run, "latency.csv"), choices)  # fmt: skip
+                                  artifacts.read_table(run, "latency.csv"), choices, {})  # fmt: skip
     assert table.set_index("setting").loc["din_same_labels", "kind"] == "baseline"
     json.dumps(list(found.values()), allow_nan=False)
 
@@ -1070,6 +1074,22 @@ def test_groups_that_leaving_early_harms_are_named_with_their_interval():
                  gender_female=None)  # fmt: skip
     assert "Of 2 groups" in said and said.endswith("of: the user’s ratings before second (-0.010 [-0.020, -0.005]).")
     assert told(age_from_18=[-0.02, 0.001])[0].endswith("of: none.")
+
+
+def test_what_the_promise_saves_on_other_losses_is_told_and_that_answers_are_no_order():
+    def item(value, *ci95):
+        return {"value": value, "ci95": list(ci95) or None}
+
+    values = {"risk_violation_rate_max": item(0.01, 0.0, 0.02), "risk_none_qualifies_at_2_percent": item(0.0),
+              "risk_token_layers_saved_at_2_percent": item(0.63), "risk_disagreement_early_exit": item(0.0, 0.0, 0.003),
+              "auc_early_exit_minus_full_depth": item(-0.008, -0.016, -0.001)}  # fmt: skip
+    assert "Answers that agree are not an order that agrees: AUC changes by -0.008" in narrative._risk_sentence(values)
+    assert "The same promise" not in narrative._risk_sentence(values)
+    values |= {"risk_ranking_token_layers_saved_at_2_percent": item(0.018),
+               "auc_early_exit_minus_full_depth": item(-0.008, -0.016, 0.001)}  # fmt: skip
+    said = narrative._risk_sentence(values)
+    assert "The same promise on pairs of a user that change order 0.018 at 2 % of the token-layers saved" in said
+    assert "Answers that agree" not in said
 
 
 def test_gauc_says_of_how_many_users_and_whether_it_is_above_chance():

@@ -46,7 +46,7 @@ def timed_share(
     """
     select = exit_policies.judged_rows(head, tokens, "validation", "both", "select")
     test = exit_policies.judged_rows(head, tokens, "test", "both")
-    part = test[test["request_id"].isin(latency.loc[latency["workload"] == "drawn", "request_id"])]
+    part = test[test["request_id"].isin(report.as_they_come(latency)["request_id"])]
     rule = exit_policies.policies(float(select["label"].mean()), cfg.policy)[selected["policy"]]
     exits = exit_policies.exit_index(rule, exit_policies.head_matrix(part)[1], selected["threshold"],
                                      cfg.policy.min_exit)  # fmt: skip

@@ -14,6 +14,7 @@ from eestudy.exit_policies.walking import exit_scores
 QUARTERS = ("lowest quarter", "second", "third", "highest quarter")
 AGES = (0, 18, 25, 35, 50, np.inf)  # years; MovieLens-1M has these groups only
 LEAST_ROWS = 30  # of a group that is told
+MOST = 0.9  # of all rows: a group as large is told by the whole already
 
 
 def kinds(rows: pd.DataFrame, evidence: pd.DataFrame, users: pd.DataFrame, stars: bool = True) -> dict[str, pd.Series]:
@@ -74,7 +75,7 @@ def by_group(
     Returns:
         Columns kind, group, n, n_users, click_rate, auc_full, minus (early exit less full depth) with minus_lo and
         minus_hi, depth (mean share of the layers) with depth_lo and depth_hi. Groups of fewer than `LEAST_ROWS` rows,
-        or of one class, are left out.
+        of one class, or of nearly all rows (`MOST`) are left out.
     """
     layers, p_yes = head_matrix(rows)
     early, lines = exit_scores(p_yes, index), []
@@ -82,7 +83,7 @@ def by_group(
         for group in sorted(values.dropna().unique(), key=_place):
             inside = (values == group).to_numpy()
             part, shared = rows[inside], {"n_bootstrap": n_bootstrap, "seed": seed}
-            if inside.sum() < LEAST_ROWS or part["label"].nunique() < 2:
+            if not LEAST_ROWS <= inside.sum() <= MOST * len(rows) or part["label"].nunique() < 2:
                 continue
             user, full = part["user_id"], p_yes[inside, -1]
             gap = metrics.difference(part["label"], early[inside], full, user, metric="auc", **shared)

@@ -66,6 +66,8 @@ QUESTIONS = {
         "auc_llm_minus_item_plus_user_mean",), ("Yes", "No, less", "Not shown")),
     "llm": Question("Is the LLM, at full depth, more accurate than the best model without one on the same labels?", (
         "auc_llm_minus_best_classic_same_labels",), ("Yes", "No, less", "Not shown")),
+    "numbers": Question("And than the simple model on the prompt's own numbers?", (
+        "auc_llm_minus_evidence_model",), ("Yes", "No, less", "Not shown")),
     "all_labels": Question("And than the best one that may learn from all labels there are?", (
         "auc_llm_minus_best_without_llm", "auc_llm_minus_best_classic_all_labels"), ("Yes", "No, less", "Not shown")),
 }  # fmt: skip
@@ -95,9 +97,15 @@ CLAUSES = {  # for: above, below, neither, not measured
     "llm": ("And the LLM is more accurate than every model without one that learns from the same labels.",
             "And a model without any LLM, taught with the same labels, is more accurate than the "
             "LLM at full depth, in a fraction of the time.",
-            "And no difference to a model without any LLM could be shown that is taught with the same labels, and "
-            "answers in a fraction of the time.", ""),
+            "And no difference could be shown to the model without any LLM that validation picks among those taught "
+            "with the same labels, which answers in a fraction of the time.", ""),
+    "numbers": ("", "But the simple model on the prompt's own numbers is more accurate than the LLM at full depth.", "",
+                ""),
+    "all_labels": ("", "But the best that may learn from all labels is more accurate than the LLM at full depth.", "",
+                   ""),
 }  # fmt: skip
+
+REPEATED = (("static_speed", "static_full"), ("llm", "numbers"), ("llm", "all_labels"))  # lost once, not said twice
 
 
 def entry(metrics: dict, question: Question) -> dict | None:
@@ -135,8 +143,9 @@ def answer(metrics: dict) -> str:
         part = _part(by_name(metrics).get(items["speed"]["name"].replace("_vs_plain", "_vs_packed_full_depth")))
         said["speed"] = said["speed"].format(number(items["speed"]["value"], 1), part)
     said["loss"] = said["loss"].format(_not_excluded(items))
-    if said["static_speed"]:
-        said["static_full"] = ""  # the same again
+    for first, again in REPEATED:
+        if _place(metrics, QUESTIONS[first]) == 1:
+            said[again] = ""
     rest = (text for name, text in said.items() if name not in ("speed", "loss"))
     return " ".join(filter(None, (f"{said['speed']}, {said['loss']}.", *rest)))
 

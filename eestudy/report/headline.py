@@ -13,7 +13,7 @@ from eestudy import artifacts, assets
 from eestudy.artifacts import metric as entry
 from eestudy.config import MODES, StudyConfig
 from eestudy.report.judged import CLICK_RATE, Judged, difference, estimate
-from eestudy.report.tables import layer_of_gain, layer_of_gain_difference
+from eestudy.report.tables import as_they_come, layer_of_gain, layer_of_gain_difference
 
 SCHEMA_VERSION = 1
 HASHES = "input_hashes.json"  # of a run made from a reference
@@ -135,7 +135,7 @@ def request_sizes(run: artifacts.Run) -> list[dict]:
         return []
     head, latency = (artifacts.read_table(run, name) for name in ("head_scores.parquet", "latency.csv"))
     test = head[(head["split"] == "test") & (head["mode"] == "both")]["request_id"].value_counts()
-    timed = latency[latency["workload"] == "drawn"].groupby("request_id")["n_candidates"].first()
+    timed = as_they_come(latency).groupby("request_id")["n_candidates"].first()
     return [entry(f"candidates_per_request_{name}", sizes.mean(), "candidates", "time", n=len(sizes))
             for name, sizes in (("test", test), ("timed", timed))]  # fmt: skip
 

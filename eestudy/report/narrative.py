@@ -15,7 +15,7 @@ from eestudy.report.page import escape_markdown, number, percent, plain_text
 from eestudy.report.retrieval import retrieval_sentences
 from eestudy.report.titles import title_blocks
 from eestudy.report.words import word_blocks
-from eestudy.verdicts import BARE, shown, with_interval, word
+from eestudy.verdicts import BARE, digits_of, shown, with_interval, word
 
 FIGURES = {  # file name: caption
     "08_tradeoff_token_layers": "Accuracy against token-layers, with the models that need no LLM on the frontier.",
@@ -92,13 +92,27 @@ def _risk_sentence(values: dict) -> str:
         real = "none qualifies" if later and later["ci95"] is None else f"risk on test rows {with_interval(later, 4)}"
         texts.append(f"{bound} %: none qualifies in {with_interval(none)} of them, {with_interval(saved)} of the "
                      f"token-layers saved on average; in the one real calibration: {real}")
-    kept, delta = [values.get(name) for name in ("risk_disagreement_early_exit", "risk_delta")]
+    kept, delta, auc = [values.get(name) for name in (
+        "risk_disagreement_early_exit", "risk_delta", "auc_early_exit_minus_full_depth")]  # fmt: skip
     allowed = "" if delta is None else f" ({percent(delta)} would be allowed)"
     plain = "" if kept is None else (" The setting selected above promises nothing: of a user's answers "
                                      f"{with_interval(kept)} differ from full depth's.")  # fmt: skip
+    if kept and auc and auc["ci95"] and auc["ci95"][1] < 0:
+        plain += f" Answers that agree are not an order that agrees: AUC changes by {with_interval(auc, signed=True)}."
     return ("A promise on a user's disagreement with full depth (Learn-then-Test) was broken in at most "
             f"{with_interval(worst)} of the calibrations drawn{allowed}; where none qualifies all runs to full depth, "
-            f"and there is nothing to break. By bound: {'; '.join(texts) or 'not measured'}.{plain}")
+            f"and there is nothing to break. By bound: {'; '.join(texts) or 'not measured'}."
+            f"{_other_promises(values, bounds)}{plain}")
+
+
+def _other_promises(values: dict, bounds: list[str]) -> str:
+    """What the same promise on the other losses would save: disagreement is the one that is kept most easily."""
+    told = []
+    for loss, what in (("excess_log_loss", "excess log loss"), ("ranking", "pairs of a user that change order")):
+        saved = [f"{number(item['value'])} at {bound} %" for bound in bounds
+                 if (item := values.get(f"risk_{loss}_token_layers_saved_at_{bound}_percent"))]  # fmt: skip
+        told += [f"on {what} {', '.join(saved)}"] if saved else []
+    return f" The same promise {'; '.join(told)} of the token-layers saved on average." if told else ""
 
 
 def classic_sentences(values: dict, choices: dict) -> list[str]:
@@ -255,7 +269,7 @@ def headline_table(headline: dict) -> pd.DataFrame:
     rows = []
     for name in HEADLINE:
         item = headline.get(name) or {"value": None, "ci95": None, "n": "", "unit": ""}
-        digits = 0 if item["unit"] == "layer" else 3
+        digits = 0 if item["unit"] == "layer" else digits_of(item["ci95"] or (), 3)
         bounds = "" if item["ci95"] is None else " to ".join(number(bound, digits) for bound in item["ci95"])
         rows.append((name, number(item["value"], digits), bounds, item["n"] or "", item["unit"]))
     return pd.DataFrame(rows, columns=["name", "value", "95 % interval", "n", "unit"])

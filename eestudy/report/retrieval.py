@@ -35,7 +35,11 @@ def _effect(values: dict) -> str:
     if not both or not similar:
         return ""
     paper = "" if _without_stars(values) else ", as in the paper,"
-    return f"Evidence in the prompt, all of it, {both}; similar users' alone{paper} {similar}."
+    own = values.get("auc_retrieval_minus_own_no_retrieval_model")
+    apart = ("no model was trained apart, so it may be less" if own is None or own["ci95"] is None else
+             f"of models trained apart it is {with_interval(own, signed=True)}")  # fmt: skip
+    return (f"Evidence in the prompt, all of it, {both}; similar users' alone{paper} {similar} (one model, which saw "
+            f"most prompts with evidence: {apart}).")  # fmt: skip
 
 
 def _without_stars(values: dict) -> bool:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from eestudy import drawing
 from eestudy.report.comparison import CLASSES
 from eestudy.report.figures import COLOURS, frontier
-from eestudy.report.tables import READ_OFF
+from eestudy.report.tables import READ_OFF, as_they_come
 from eestudy.verdicts import with_interval, word
 
 COST, QUALITY = "latency_ms_mean", "auc"
@@ -35,7 +35,7 @@ def timed_classics(table: pd.DataFrame, click_models: pd.DataFrame, latency: pd.
     Returns:
         The table; `latency_ms_mean` filled in and `latency_source` "one call a candidate" where that was measured.
     """
-    n = latency.loc[latency["workload"] == "drawn"].groupby("request_id")["n_candidates"].first().mean()
+    n = as_they_come(latency).groupby("request_id")["n_candidates"].first().mean()
     names = click_models["model"] + "_" + click_models["training"] + "_labels"
     ms = table["setting"].map(dict(zip(names, click_models["single_us"] * n / 1000, strict=True)))
     return table.assign(latency_ms_mean=table[COST].fillna(ms),

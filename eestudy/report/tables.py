@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -95,8 +97,17 @@ def layer_of_gain_difference(judged: Judged, first: str, second: str, layers: li
     return _layer_result(value, samples, len(judged.label))
 
 
+def as_they_come(latency: pd.DataFrame) -> pd.DataFrame:
+    """Times of the requests drawn at random, which resemble the rows on which AUC is judged.
+
+    Where all requests have as many candidates as any other the fullest are a draw like the rest: then all times.
+    """
+    alike = latency["n_candidates"].nunique() == 1
+    return latency if alike else latency[latency["workload"] == "drawn"]
+
+
 def latency_summary(latency: pd.DataFrame) -> pd.DataFrame:
-    """Per contender, over the requests drawn as they come: they resemble the rows on which AUC is judged.
+    """Per contender, over the requests `as_they_come`.
 
     Args:
         latency: `latency.csv` (contender, repeat, seconds, workload, request_id, n_candidates, n_tokens).
@@ -106,7 +117,7 @@ def latency_summary(latency: pd.DataFrame) -> pd.DataFrame:
         per second), n. Settings are compared by the mean: early exit's times may have two peaks, between which a median
         jumps.
     """
-    groups = latency[latency["workload"] == "drawn"].groupby("contender")["seconds"]
+    groups = as_they_come(latency).groupby("contender")["seconds"]
     table = pd.DataFrame({f"latency_ms_p{q}": 1000 * groups.quantile(q / 100) for q in (50, 95, 99)})
     return table.assign(latency_ms_mean=1000 * groups.mean(), throughput_rps=groups.size() / groups.sum(),
                         n=groups.size())  # fmt: skip
@@ -157,14 +168,16 @@ def mark_latency(table: pd.DataFrame, latency: pd.DataFrame) -> pd.DataFrame:
     A setting outside their range, a baseline, and everything when `latency` is empty stay null.
 
     Args:
-        table: contender, kind, token_layer_fraction.
+        table: contender, kind, token_layer_fraction; token_layer_fraction_timed where a rule's work on the requests
+            that were timed is known: few requests may take more work, or less, than all, and one clock is for all.
         latency: `latency.csv`, may be empty.
     """
     summary = latency_summary(latency) if len(latency) else pd.DataFrame()
     table = table.copy()
     for column in TIMES:
         table[column] = table["contender"].map(summary[column]) if len(summary) else np.nan
-    measured, cost = table["latency_ms_mean"].notna(), table["token_layer_fraction"]
+    measured = table["latency_ms_mean"].notna()
+    cost = table.get("token_layer_fraction_timed", table["token_layer_fraction"])
     table["latency_source"] = np.where(measured, "measured", "")
     fixed = table["contender"].fillna("").str.startswith("packed_static_")
     known = table[measured & fixed].drop_duplicates("contender").sort_values("token_layer_fraction")
@@ -204,8 +217,9 @@ def _minus_best(judged: Judged, name: str, row: dict, best: str) -> dict:
 
 
 def tradeoff_table(
-    judged: Judged, layers: list[int], policies: pd.DataFrame, latency: pd.DataFrame, chosen: dict[str, str]
-) -> pd.DataFrame:
+    judged: Judged, layers: list[int], policies: pd.DataFrame, latency: pd.DataFrame, chosen: dict[str, str],
+    timed_work: Mapping[str, float],
+) -> pd.DataFrame:  # fmt: skip
     """Every setting of the study on the same rows: cost, accuracy with intervals, latency, who dominates it.
 
     Args:
@@ -214,10 +228,12 @@ def tradeoff_table(
         policies: `policies.csv`.
         latency: `latency.csv`, may be empty.
         chosen: best_baseline and policy (the one selected on validation).
+        timed_work: policy -> its token-layer fraction on the requests that were timed.
 
     Returns:
         One row per setting: setting, kind (static, dynamic, control, sweep, baseline, stacked, plain), threshold,
-        layer, auc, auc_lo, auc_hi, gauc.., log_loss.., ece, token_layer_fraction, mean_exit_fraction,
+        layer, auc, auc_lo, auc_hi, gauc.., log_loss.., ece, token_layer_fraction (of all test rows; _timed:
+        of the requests that were timed), mean_exit_fraction,
         latency_ms_mean, latency_ms_p50, latency_ms_p95, throughput_rps, latency_source, minus_best_baseline (AUC;
         _lo, _hi), dominated, dominated_by.
     """
@@ -232,5 +248,6 @@ def tradeoff_table(
     names = [f"both@{row['layer']}" if row["kind"] == "static" else row["setting"] for row in rows[:-1]] + [full]
     rows = [row | _minus_best(judged, name, row, chosen["best_baseline"])
             for row, name in zip(rows, names, strict=True)]  # fmt: skip
-    table = mark_latency(pd.DataFrame(rows + sweep_rows(policies)), latency).drop(columns="contender")
-    return mark_dominated(table)
+    table = pd.DataFrame(rows + sweep_rows(policies))
+    table["token_layer_fraction_timed"] = table["setting"].map(timed_work).fillna(table["token_layer_fraction"])
+    return mark_dominated(mark_latency(table, latency).drop(columns="contender"))

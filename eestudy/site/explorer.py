@@ -49,15 +49,17 @@ def bands_of(test: pd.DataFrame) -> dict[str, np.ndarray]:
         LEAST_ROWS <= rows.sum() < len(test) and test.loc[rows, "label"].nunique() == 2)}  # fmt: skip
 
 
-def judged_settings(test: pd.DataFrame, exits: np.ndarray) -> pd.DataFrame:
+def judged_settings(test: pd.DataFrame, exits: np.ndarray, timed: np.ndarray) -> pd.DataFrame:
     """What each threshold comes to on some rows.
 
     Args:
         test: n rows, with token counts or without.
         exits: [n, m] 0-based exits at m thresholds.
+        timed: [n] whether the row is of a request that was timed.
 
     Returns:
-        m rows: auc, log_loss, mean_exit_layer, token_layer_fraction (without token counts NaN where exits differ).
+        m rows: auc, log_loss, mean_exit_layer, token_layer_fraction (without token counts NaN where exits differ), and
+        token_layer_fraction_timed, of the rows that were timed, where any were.
     """
     layers, p_yes = exit_policies.head_matrix(test)
     label, lines = test["label"].to_numpy(), []
@@ -66,14 +68,26 @@ def judged_settings(test: pd.DataFrame, exits: np.ndarray) -> pd.DataFrame:
         lines.append({"auc": metrics.auc(label, score), "log_loss": metrics.log_loss(label, score),
                       "mean_exit_layer": float(layers[index].mean())})  # fmt: skip
     alike = np.where((exits == exits[0]).all(0), layers[exits[0]] / layers[-1], np.nan)  # one exit needs no counts
-    counted = exit_policies.costs_at(test, exits) if "n_suffix_tokens" in test else alike
-    return pd.DataFrame(lines).assign(token_layer_fraction=counted)
+    counts = "n_suffix_tokens" in test
+    work = exit_policies.costs_at(test, exits) if counts else alike
+    of_timed = exit_policies.costs_at(test[timed], exits[timed]) if counts and timed.any() else work
+    return pd.DataFrame(lines).assign(token_layer_fraction=work, token_layer_fraction_timed=of_timed)
+
+
+def timed_rows(test: pd.DataFrame, latency: pd.DataFrame | None, low: float, high: float) -> np.ndarray:
+    """Which rows [n] are of requests that were timed, among requests of `low` to `high` candidates."""
+    kept = _of_size(latency, low, high)
+    return test["request_id"].isin(kept["request_id"] if len(kept) else []).to_numpy()
+
+
+def _of_size(latency: pd.DataFrame | None, low: float, high: float) -> pd.DataFrame:
+    return pd.DataFrame() if latency is None else \
+        report.as_they_come(latency[latency["n_candidates"].between(low, high)])  # fmt: skip
 
 
 def timed(settings: pd.DataFrame, latency: pd.DataFrame | None, low: float, high: float) -> pd.DataFrame:
     """Add latency_ms_mean and latency_source, as notebook 08 does, from requests of `low` to `high` candidates."""
-    kept = pd.DataFrame() if latency is None else latency[latency["n_candidates"].between(low, high)]
-    return report.mark_latency(settings, kept)
+    return report.mark_latency(settings, _of_size(latency, low, high))
 
 
 def promised(
@@ -156,7 +170,7 @@ def scored(run: artifacts.Run, cfg: config.PolicyConfig) -> Scored:
 
 def policy_block(
     name: str, known: Scored, cfg: config.PolicyConfig, chosen: int | None, bands: dict[str, np.ndarray],
-    places: np.ndarray,
+    timed: dict[str, np.ndarray], places: np.ndarray,
 ) -> dict:  # fmt: skip
     """One policy of the explorer: thresholds, and per band the numbers at each of them, not yet timed.
 
@@ -166,6 +180,7 @@ def policy_block(
         cfg: the section `policy`.
         chosen: place of the threshold that validation chose, or None.
         bands: from `bands_of`.
+        timed: from `timed_rows`, by band.
         places: of the examples among the test rows.
     """
     rule, grid, test = known.rules[name], known.grids[name], known.frames["test"]
@@ -181,7 +196,8 @@ def policy_block(
         "name": name, "description": rule.description, "thresholds": plain(grid), "chosen": chosen,
         "promised": promised(exits, known.frames, known.base_rate, cfg), "disagreement": plain(lost.mean(0)),
         "exits": exits["test"][places].tolist(), "contender": contender,
-        "settings": {band: judged_settings(test[rows], exits["test"][rows]) for band, rows in bands.items()},
+        "settings": {band: judged_settings(test[rows], exits["test"][rows], timed[band][rows])
+                     for band, rows in bands.items()},
     }  # fmt: skip
 
 
@@ -214,7 +230,7 @@ def band_facts(
              "auc_ci95": plain(interval) if interval else None}  # fmt: skip
     if latency is None:
         return facts
-    drawn = latency[(latency["workload"] == "drawn") & latency["n_candidates"].between(low, high)]
+    drawn = _of_size(latency, low, high)
     plain_way = drawn[drawn["contender"] == "plain"]
     mean = 1000 * plain_way["seconds"].mean() if len(plain_way) else None
     return facts | {"timed": int(drawn["request_id"].nunique()), "plain_ms": plain([mean])[0]}
@@ -236,7 +252,8 @@ def study(run: artifacts.Run, source: str) -> dict:
     shown, places = described(run, test, cfg.report.n_examples)
     bands, chosen = bands_of(test), chosen_places(run, known.grids)
     resampled = cfg.policy.n_bootstrap, cfg.seed
-    blocks = [policy_block(name, known, cfg.policy, chosen[name], bands, places) for name in known.rules]
+    asked = {name: timed_rows(test, latency, *BANDS[name]) for name in bands}
+    blocks = [policy_block(name, known, cfg.policy, chosen[name], bands, asked, places) for name in known.rules]
     add_latency(blocks, latency, bands)
     return {
         "dataset": artifacts.study_name(run.dataset), "profile": run.profile, "seed": run.seed, "source": source,
