@@ -101,7 +101,7 @@ CLAUSES = {  # for: above, below, neither, not measured
             "with the same labels, which answers in a fraction of the time.", ""),
     "numbers": ("", "But the simple model on the prompt's own numbers is more accurate than the LLM at full depth.", "",
                 ""),
-    "all_labels": ("", "But the best that may learn from all labels is more accurate than the LLM at full depth.", "",
+    "all_labels": ("", "The best model that may learn from all labels is more accurate than the LLM at full depth.", "",
                    ""),
 }  # fmt: skip
 
