@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eestudy import artifacts, assets
+from eestudy import artifacts, assets, metrics
 from eestudy.artifacts import metric as entry
 from eestudy.config import MODES, StudyConfig
 from eestudy.report.judged import CLICK_RATE, Judged, difference, estimate
@@ -105,8 +105,8 @@ def depth_metrics(judged: Judged, layers: list[int], curves: pd.DataFrame) -> li
     found.append(_entry("log_loss_of_the_click_rate", estimate(judged, "log_loss", CLICK_RATE), "nats"))
     found.append(entry("n_judged_test_rows", len(judged.label), "rows", kind="count"))
     found.append(entry("n_judged_test_users", judged.n_users, "users", kind="count"))
-    answers = pd.Series(judged.label).groupby(judged.user_id).nunique()
-    found.append(entry("n_users_of_gauc", int((answers == 2).sum()), "users", kind="count"))
+    kept = metrics.gauc_coverage(judged.label, judged.user_id)["n_users_kept"]
+    found.append(entry("n_users_of_gauc", kept, "users", kind="count"))
     return found
 
 
