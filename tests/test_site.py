@@ -168,6 +168,7 @@ def test_no_loss_shown_says_which_loss_is_not_excluded_and_a_faster_rival_is_nam
 
 @pytest.mark.parametrize(("name", "said"), [
     ("auc_early_exit_minus_full_depth_similar_users_only", "similar users only in the prompt, leaving early costs"),
+    ("auc_early_exit_minus_full_depth_no_retrieval", "Without any evidence in the prompt, leaving early costs"),
     ("auc_llm_minus_item_plus_user_mean", "Item mean plus user mean is more accurate"),
     ("auc_llm_minus_evidence_model", "But the simple model on the prompt's own numbers is more accurate"),
     ("auc_llm_minus_best_without_llm", "The best model that may learn from all labels is more accurate")])

@@ -42,6 +42,8 @@ QUESTIONS = {
                       ("No, it gains", "Yes", "No loss shown"), unit="GAUC"),
     "less_evidence": Question("And with similar users only in the prompt?", (
         "auc_early_exit_minus_full_depth_similar_users_only",), ("No, it gains", "Yes", "No loss shown")),
+    "no_evidence": Question("And without any evidence in the prompt?", (
+        "auc_early_exit_minus_full_depth_no_retrieval",), ("No, it gains", "Yes", "No loss shown")),
     "static": Question("Is choosing when to stop, item by item, better than one fixed layer of the same cost?",
                        ("auc_dynamic_minus_static_same_cost",), ("Yes", "No, worse", "Not shown")),
     "static_speed": Question("Is it faster than stopping everybody at the layer that validation chose?", (
@@ -79,6 +81,7 @@ CLAUSES = {  # for: above, below, neither, not measured
              "and what it costs in accuracy was not measured"),
     "order": ("", "Within one person's items the order gets worse.", "", ""),
     "less_evidence": ("", "With similar users only in the prompt, leaving early costs accuracy.", "", ""),
+    "no_evidence": ("", "Without any evidence in the prompt, leaving early costs accuracy.", "", ""),
     "static": ("Choosing when to stop, item by item, pays.", "But stopping everybody at one fixed layer is better.",
                "But no advantage over stopping everybody at one fixed layer could be shown.", ""),
     "static_speed": ("", "Stopping everybody at the layer that validation chose is faster still.", "", ""),
