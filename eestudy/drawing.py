@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,6 +20,7 @@ from eestudy import artifacts
 CYCLE = {"#0072B2": "-", "#E69F00": "--", "#000000": "-.", "#009E73": ":", "#D55E00": (0, (5, 1, 1, 1, 1, 1)),
          "#CC79A7": (0, (1, 1)), "#56B4E9": (0, (8, 2)), "#7F7F7F": (0, (3, 1, 1, 1))}  # fmt: skip
 EVIDENCE = {"both": "all evidence", "similar_users": "similar users only", "none": "no evidence"}  # modes, in words
+GROUND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}  # of names that stand on lines
 QUIET = "0.45"  # lines to compare with: chance, the rate of all rows, a limit
 STYLE = {
     "axes.prop_cycle": cycler(color=list(CYCLE)) + cycler(linestyle=list(CYCLE.values())),
@@ -110,6 +113,28 @@ def label_points(axes: Axes, points: list[tuple[float, float, str, str]], x: flo
         tie = {"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.35, "shrinkA": 0, "shrinkB": 3}  # pale
         axes.annotate(name, (at, y), xytext=(x, place), textcoords="axes fraction", fontsize=9, color=colour, ha=align,
                       va="center", annotation_clip=False, arrowprops=tie)  # fmt: skip
+
+
+def label_marks(axes: Axes, line: np.ndarray, names: Sequence[str], colour: str, others: np.ndarray) -> None:
+    """Name the marks of a line, each above or below, wherever more is free; set the limits and the scale before.
+
+    Args:
+        axes: where the line is.
+        line: [n, 2] its marks, in the axes' data, in the order in which they are joined.
+        names: n names of a few signs.
+        colour: of the names.
+        others: [m, 2] further marks, in the axes' data, that a name had better not cover.
+    """
+    points, away = axes.transData.transform(line), 11.0  # points from a mark to the middle of its name
+    between = [start + (end - start) * np.linspace(0, 1, 24)[:, None] for start, end in itertools.pairwise(points)]
+    busy = np.concatenate([axes.transData.transform(others.reshape(-1, 2)), points, *between])  # [busy, 2] pixels
+    busy = busy[np.isfinite(busy).all(axis=1)]
+    for mark, point, name in zip(line, points, names, strict=True):
+        sides = np.array([[0, away], [0, -away]])  # [2, 2]
+        spots = point + sides * axes.figure.dpi / 72
+        nearest = np.linalg.norm(spots[:, None] - busy, axis=2).min(axis=1)  # [2] pixels
+        axes.annotate(name, mark, xytext=sides[nearest.argmax()], textcoords="offset points", ha="center", va="center",
+                      fontsize=9, color=colour, bbox=GROUND, zorder=4)  # fmt: skip
 
 
 def label_ends(axes: Axes) -> None:

@@ -51,6 +51,17 @@ def test_names_at_the_ends_of_lines_do_not_overlap():
     assert all(low.y1 <= high.y0 + 1 for low, high in zip(column, column[1:], strict=False))
 
 
+def test_marks_of_a_line_are_named_where_neither_line_nor_other_marks_are():
+    _, axes = plt.subplots(figsize=(6, 3))
+    line, others = np.array([[1.0, 1.0], [10.0, 2.0], [100.0, 1.0], [1000.0, 1.5]]), np.array([[1000.0, 1.65]])
+    axes.set(xscale="log", xlim=(0.5, 2000), ylim=(0, 3))
+    drawing.label_marks(axes, line, list("abcd"), "C0", others)
+    above = {text.get_text(): text.xyann[1] > 0 for text in axes.texts}
+    assert above == {"a": False, "b": True, "c": False, "d": False}  # d: a peak, but another mark is above it
+    drawing.label_marks(axes, line, list("abcd"), "C0", others[:0])
+    assert axes.texts[-1].xyann[1] > 0
+
+
 def test_error_bars_reach_from_the_value_to_its_ends():
     table = pd.DataFrame({"auc": [0.5, 0.6], "auc_lo": [0.4, 0.7], "auc_hi": [0.7, np.nan]})
     np.testing.assert_allclose(drawing.reach(table, "auc"), [[0.1, 0.0], [0.2, np.nan]])

@@ -28,6 +28,7 @@ from eestudy.report import (
     reference,
     retrieval,
     signature,
+    sizes,
     tables,
 )
 from eestudy.report.__main__ import main
@@ -922,6 +923,28 @@ def test_the_table_over_datasets_shows_every_reference(tmp_path):
     beside = datasets.beside_references(own, tmp_path)
     assert beside == [own]  # its own reference gives way, the other one holds nothing
     assert datasets.beside_references(own | {"dataset": "c"}, tmp_path)[0]["dataset"] == "b"
+
+
+def test_two_sizes_of_a_run_stand_side_by_side_and_a_difference_says_what_its_interval_shows(tmp_path):
+    def entry(name, value, half, split="test"):
+        ends = None if half is None else (value - half, value + half)
+        return artifacts.metric(name, value, "AUC", ci95=ends, n=9, split=split)
+
+    loss = "auc_early_exit_minus_full_depth"
+    for profile, half in (("laptop", 0.02), ("overnight", 0.005), ("smoke", 0.1)):
+        entries = [entry(loss, -0.01, half), entry("training_labels", 5412, None, "label"),
+                   entry("training_labels", 7, None)]  # fmt: skip
+        path = tmp_path / "a" / profile / "metrics.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"dataset": "a", "profile": profile, "metrics": entries}))
+    found = sizes.read_sizes("a", tmp_path)
+    table = sizes.size_table(found).set_index("what")
+    assert list(table) == ["laptop", "overnight"]
+    told = table.loc["AUC of early exit less full depth, all evidence"]
+    assert told.tolist() == ["-0.010 [-0.030, +0.010]: no difference shown", "-0.010 [-0.015, -0.005]: less"]
+    assert table.loc["label rows the LLM learned from"].tolist() == ["5,412", "5,412"]
+    assert (table.loc["AUC early exit"] == "not measured").all() and (table.loc["test users"] == "not measured").all()
+    assert sizes.read_sizes("b", tmp_path) == []
 
 
 def test_references_of_other_sources_are_told_apart():

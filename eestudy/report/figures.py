@@ -132,12 +132,16 @@ def _tradeoff_panel(axis, table: pd.DataFrame, cost: str, metric: str, chosen: s
         edge = {"color": colour} if marker in "x+" else {
             "facecolors": colour, "edgecolors": "black" if chosen in names else "white"}
         axis.scatter(part[cost], part[metric], marker=marker, label=label, s=size, lw=0.9, zorder=3, **edge)
-    for _, row in static.dropna(subset=[cost]).iterrows():
-        axis.annotate(f"{row['layer']:.0f}", (row[cost], row[metric]), xytext=(0, 6), textcoords="offset points",
-                      ha="center", fontsize=8, color=COLOURS["static"])  # fmt: skip
     edge = frontier(table, cost, metric)
     axis.step([*edge[cost], right], [*edge[metric], edge[metric].iloc[-1]], where="post", color="black", lw=1.3,
               ls=(0, (4, 2)), label="frontier", zorder=1)  # fmt: skip
+
+
+def _name_layers(axis, table: pd.DataFrame, cost: str, metric: str) -> None:
+    marks = table[table["kind"] != "sweep"].dropna(subset=[cost, metric])
+    static = marks[marks["kind"] == "static"].sort_values(cost)
+    drawing.label_marks(axis, static[[cost, metric]].to_numpy(), [f"{layer:.0f}" for layer in static["layer"]],
+                        COLOURS["static"], marks.loc[marks["kind"] != "static", [cost, metric]].to_numpy())  # fmt: skip
 
 
 def _frame_panel(axis, table: pd.DataFrame, metric: str, right: float) -> None:
@@ -178,6 +182,7 @@ def tradeoff_figure(table: pd.DataFrame, chosen: str) -> Figure:
     for axis, metric in zip(axes, METRICS, strict=True):
         _tradeoff_panel(axis, table, cost, metric, chosen, right)
         _frame_panel(axis, table, metric, right)
+        _name_layers(axis, table, cost, metric)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.suptitle("What does a saved layer cost in accuracy? (test rows; band and bars: 95 % over users; "
                     "models taught with more labels than the LLM are not in it)")

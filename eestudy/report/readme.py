@@ -11,6 +11,7 @@ from eestudy import artifacts
 from eestudy.report.datasets import by_name, dataset_blocks
 from eestudy.report.page import number, percent, to_markdown
 from eestudy.report.retrieval import times
+from eestudy.report.sizes import read_sizes, size_table
 from eestudy.verdicts import shown, with_interval, word
 
 FAULTS = artifacts.reference_dir() / "faults.csv"
@@ -174,6 +175,7 @@ def render_readme(text: str, metrics: dict, references: Sequence[dict] = ()) -> 
               "results": "\n" + readme_table(metrics),
               "expect": readme_expectation(metrics),
               "datasets": "\n" + to_markdown(dataset_blocks(references or [metrics])),
+              "sizes": "\n" + to_markdown([("table", size_table(read_sizes(metrics.get("dataset", ""))))]),
               "trust": "\n" + readme_trust()}
     return fill(text, blocks)
 

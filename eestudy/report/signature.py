@@ -21,7 +21,6 @@ from eestudy.verdicts import with_interval, word
 COST, QUALITY = "latency_ms_mean", "auc"
 SAID = "arXiv"  # so begins the source of the paper's own rows in `results/published.csv`
 CLAIM = ("throughput_ratio", "throughput_rps_with", "throughput_rps_without")  # its metrics
-BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 
 
 def timed_classics(table: pd.DataFrame, click_models: pd.DataFrame, latency: pd.DataFrame) -> pd.DataFrame:
@@ -94,10 +93,9 @@ def _settings(axes: Axes, table: pd.DataFrame, chosen: str) -> None:
                                      (table[table["kind"] == "baseline"], "*", COLOURS["baseline"], 13)):  # fmt: skip
         axes.errorbar(part[COST], part[QUALITY], drawing.reach(part, QUALITY), fmt=mark, ms=size, mec="white",
                       mew=0.8, elinewidth=1.3, color=colour, zorder=5)  # fmt: skip
-    for place, row in enumerate(static.dropna(subset=[COST]).itertuples()):  # above and below: deep ones lie close
-        axes.annotate(f"{row.layer:.0f}", (row.latency_ms_mean, row.auc), xytext=(0, -16 if place % 2 else 7),
-                      textcoords="offset points",
-                      ha="center", fontsize=9, color=COLOURS["static"], bbox=BOX, zorder=4)  # fmt: skip
+    static, others = static.dropna(subset=[COST, QUALITY]), table[table["kind"] != "static"]
+    drawing.label_marks(axes, static[[COST, QUALITY]].to_numpy(), [f"{layer:.0f}" for layer in static["layer"]],
+                        COLOURS["static"], others[[COST, QUALITY]].to_numpy())  # fmt: skip
 
 
 def _steps(axes: Axes, table: pd.DataFrame) -> list[tuple]:
@@ -146,7 +144,7 @@ def _marks_named(axes: Axes, timed: pd.DataFrame, chosen: str) -> None:
              ("◇ the other exit rules, at the time of a fixed exit of the same work", "dynamic"))  # fmt: skip
     for place, (name, colour) in enumerate(marks):
         axes.text(middle, 0.975 - 0.045 * place, name, ha="center", va="center", fontsize=9.5, color=COLOURS[colour],
-                  transform=axes.get_xaxis_transform(), bbox=BOX)  # fmt: skip
+                  transform=axes.get_xaxis_transform(), bbox=drawing.GROUND)  # fmt: skip
     for setting, name, align, shift, colour in (
         (chosen, f"early exit ({chosen.replace('_', ' ')})", "right", 8, "dynamic"),
         ("plain", "the plain way:\none prompt\na candidate", "left", 6, "plain"),

@@ -1,0 +1,66 @@
+"""One dataset at two sizes of run, side by side: does more data change what was found?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from eestudy.report import reference
+from eestudy.report.datasets import by_name
+from eestudy.verdicts import with_interval, word
+
+SIZES = ("laptop", "overnight")
+COUNTS = {"label rows the LLM learned from": ("training_labels", "label"), "test rows": ("n_judged_rows", "test"),
+          "test users": ("n_judged_users", "test"),
+          "users kept for the exits' guarantee": ("n_risk_users", "validation")}  # fmt: skip
+LEVELS = {"at full depth, all evidence": "full_depth_retrieval",
+          "at full depth, similar users only": "full_depth_similar_users_only",
+          "at full depth, no evidence": "full_depth_no_retrieval", "early exit": "early_exit"}  # fmt: skip
+DIFFERENCES = {
+    "early exit less full depth, all evidence": "early_exit_minus_full_depth",
+    "early exit less full depth, similar users only": "early_exit_minus_full_depth_similar_users_only",
+    "early exit less full depth, no evidence": "early_exit_minus_full_depth_no_retrieval",
+    "early exit less a fixed layer at the same cost": "dynamic_minus_static_same_cost",
+    "LLM less item mean plus user mean": "llm_minus_item_plus_user_mean",
+    "LLM less the simple model on the prompt's numbers": "llm_minus_evidence_model",
+    "LLM less the best click model, same labels": "llm_minus_best_classic_same_labels",
+    "LLM less the best click model, all labels": "llm_minus_best_classic_all_labels",
+    "LLM stacked on that one, less that one": "stacked_minus_best_classic_all_labels",
+}  # all of AUC
+
+
+def _column(metrics: dict) -> list[str]:
+    counted = {(item["name"], item["split"]): item["value"] for item in metrics["metrics"]}
+    values = by_name(metrics)
+    counts = [f"{counted[key]:,.0f}" if counted.get(key) is not None else "not measured" for key in COUNTS.values()]
+    levels = [with_interval(values.get(f"auc_{name}")) for name in LEVELS.values()]
+    return counts + levels + [_judged(values.get(f"auc_{name}")) for name in DIFFERENCES.values()]
+
+
+def _judged(item: dict | None) -> str:
+    if item is None or item["value"] is None:
+        return "not measured"
+    return f"{with_interval(item, signed=True)}: {word(item, 'more', 'less', 'no difference shown')}"
+
+
+def size_table(runs: Sequence[dict]) -> pd.DataFrame:
+    """One row a figure, one column a run, named by its profile; a difference with what its interval shows.
+
+    Args:
+        runs: contents of `metrics.json` of one dataset, at several profiles.
+    """
+    names = [*COUNTS, *(f"AUC {name}" for name in LEVELS), *(f"AUC of {name}" for name in DIFFERENCES)]
+    return pd.DataFrame({"what": names} | {one["profile"]: _column(one) for one in runs})
+
+
+def read_sizes(dataset: str, base: Path = reference.BASE) -> list[dict]:
+    """The committed `metrics.json` of a dataset at each of `SIZES` that has one.
+
+    Args:
+        dataset: a dataset with references.
+        base: where references lie.
+    """
+    there = [size for size in SIZES if (reference.folder(dataset, size, base) / "metrics.json").exists()]
+    return [reference.read(dataset, size, base)[0] for size in there]
