@@ -18,10 +18,10 @@ from eestudy.verdicts import with_interval
 AUC = {"best plain mean": "best_trivial_baseline", "no evidence": "full_depth_no_retrieval",
        "similar users only": "full_depth_similar_users_only",
        "all evidence": "full_depth_retrieval", "early exit": "early_exit",
-       "best simple model": "best_baseline"}  # fmt: skip
+       "best baseline": "best_baseline"}  # fmt: skip
 GAINS = {"evidence less none": "retrieval_gain", "similar users only less none": "similar_users_gain",
          "early exit less full depth": "early_exit_minus_full_depth",
-         "LLM less best simple model": "llm_minus_best_baseline"}  # fmt: skip
+         "LLM less best baseline": "llm_minus_best_baseline"}  # fmt: skip
 WITHIN_USERS = {"no evidence": "full_depth_no_retrieval", "all evidence": "full_depth_retrieval",
                 "early exit": "early_exit"}  # fmt: skip
 
@@ -48,7 +48,7 @@ def dataset_blocks(references: Sequence[dict]) -> list[tuple]:
     """
     return [
         *(("table", frame) for frame in dataset_tables(references)),
-        *(("text", text) for text in made_by(references)),
+        *(("text", text) for text in (*best_baselines(references), *made_by(references))),
         ("heading", 3, "Where does retrieval help, and where not?"), ("list", where_retrieval_helps(references)),
         ("heading", 3, "The paper's figures for its datasets"), ("table", paper_table(references)),
         ("text", "Classes: " + "; ".join(f"{key}: {text}" for key, text in CLASSES.items()) + "."),
@@ -61,6 +61,18 @@ def dataset_tables(references: Sequence[dict]) -> list[pd.DataFrame]:
               "cost": _cost}  # fmt: skip
     return [pd.DataFrame([{title: metrics["dataset"], **cells(by_name(metrics))} for metrics in references])
             for title, cells in makers.items()]  # fmt: skip
+
+
+def best_baselines(references: Sequence[dict]) -> list[str]:
+    """Which model without an LLM is each dataset's best baseline, in a sentence; [] where none says so.
+
+    Args:
+        references: contents of `metrics.json`.
+    """
+    named = {one["dataset"]: name.replace("_", " ") for one in references
+             if (name := one.get("choices", {}).get("best_baseline"))}  # fmt: skip
+    told = "; ".join(f"{dataset} {name}" for dataset, name in named.items())
+    return [f"Best baseline, as the selection rows choose it: {told}."] if named else []
 
 
 def made_by(references: Sequence[dict]) -> list[str]:

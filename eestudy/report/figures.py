@@ -168,7 +168,8 @@ def _frame_panel(axis, table: pd.DataFrame, metric: str, right: float) -> None:
 def tradeoff_figure(table: pd.DataFrame, chosen: str) -> Figure:
     """AUC and GAUC against token-layers; the band and bars are 95 % intervals over users.
 
-    Models that learned from more labels than the LLM stay in the table; the figure leaves them out.
+    Click and evidence models that learned from all labels stay in the table; the figure leaves them out. The
+    baselines, which know all of the graph and label part, are in it.
 
     Args:
         table: from `tables.tradeoff_table`.
@@ -185,5 +186,5 @@ def tradeoff_figure(table: pd.DataFrame, chosen: str) -> Figure:
         _name_layers(axis, table, cost, metric)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.suptitle("What does a saved layer cost in accuracy? (test rows; band and bars: 95 % over users; "
-                    "models taught with more labels than the LLM are not in it)")
+                    "click and evidence models taught with all labels are not in it)")
     return figure
