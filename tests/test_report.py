@@ -940,11 +940,15 @@ def test_two_sizes_of_a_run_stand_side_by_side_and_a_difference_says_what_its_in
     found = sizes.read_sizes("a", tmp_path)
     table = sizes.size_table(found).set_index("what")
     assert list(table) == ["laptop", "overnight"]
-    told = table.loc["AUC of early exit less full depth, all evidence"]
-    assert told.tolist() == ["-0.010 [-0.030, +0.010]: no difference shown", "-0.010 [-0.015, -0.005]: less"]
+    told = table.loc["AUC: early exit less full depth, all evidence"]
+    assert told.tolist() == ["-0.010 [-0.030, +0.010]: no difference shown", "-0.010 [-0.015, -0.005]: lower"]
     assert table.loc["label rows the LLM learned from"].tolist() == ["5,412", "5,412"]
     assert (table.loc["AUC early exit"] == "not measured").all() and (table.loc["test users"] == "not measured").all()
     assert sizes.read_sizes("b", tmp_path) == []
+    said = sizes.changed_answers(found)
+    assert "early exit less full depth, all evidence -0.010 [-0.015, -0.005]: lower (before: -0.010 [-0.030, " in said
+    assert said.count("before") == 1 and sizes.changed_answers(found[:1]) == ""
+    assert "no answer changes" in sizes.changed_answers([found[0], found[0]])
 
 
 def test_references_of_other_sources_are_told_apart():

@@ -11,7 +11,7 @@ from eestudy import artifacts
 from eestudy.report.datasets import by_name, dataset_blocks
 from eestudy.report.page import number, percent, to_markdown
 from eestudy.report.retrieval import times
-from eestudy.report.sizes import read_sizes, size_table
+from eestudy.report.sizes import changed_answers, read_sizes, size_table
 from eestudy.verdicts import shown, with_interval, word
 
 FAULTS = artifacts.reference_dir() / "faults.csv"
@@ -156,6 +156,16 @@ def readme_elsewhere(references: Sequence[dict], dataset: str) -> str:
     return "\n" + said
 
 
+def readme_more_labels(sizes: Sequence[dict]) -> str:
+    """Which answers change once the LLM learns from all labels; '' where that was not tried.
+
+    Args:
+        sizes: from `read_sizes`.
+    """
+    said = changed_answers(sizes)
+    return f"\n- **And with more labels?** {said}" if said else ""
+
+
 def readme_trust(path: Path = FAULTS) -> str:
     """What became of the faults that `make torture` injects, as a table; `path`: its committed record."""
     if not path.exists():
@@ -171,11 +181,13 @@ def render_readme(text: str, metrics: dict, references: Sequence[dict] = ()) -> 
         metrics: the `metrics.json` that it tells.
         references: those of all datasets, for the table over datasets.
     """
-    blocks = {"answer": "\n" + readme_answer(metrics) + readme_elsewhere(references, metrics.get("dataset", "")),
+    sizes = read_sizes(metrics.get("dataset", ""))
+    blocks = {"answer": "\n" + readme_answer(metrics) + readme_more_labels(sizes)
+                        + readme_elsewhere(references, metrics.get("dataset", "")),
               "results": "\n" + readme_table(metrics),
               "expect": readme_expectation(metrics),
               "datasets": "\n" + to_markdown(dataset_blocks(references or [metrics])),
-              "sizes": "\n" + to_markdown([("table", size_table(read_sizes(metrics.get("dataset", ""))))]),
+              "sizes": "\n" + to_markdown([("table", size_table(sizes))]),
               "trust": "\n" + readme_trust()}
     return fill(text, blocks)
 

@@ -27,8 +27,16 @@ DIFFERENCES = {
     "LLM less the simple model on the prompt's numbers": "llm_minus_evidence_model",
     "LLM less the best click model, same labels": "llm_minus_best_classic_same_labels",
     "LLM less the best click model, all labels": "llm_minus_best_classic_all_labels",
-    "LLM stacked on that one, less that one": "stacked_minus_best_classic_all_labels",
+    "LLM stacked on the best click model (all labels), less that model": "stacked_minus_best_classic_all_labels",
 }  # all of AUC
+WITHIN_USERS = "gauc_early_exit_minus_full_depth"
+PROMISES = {f"token-layers saved by a promise of at most {bound} % disagreement":
+            f"risk_token_layers_saved_at_{bound}_percent" for bound in (1, 2, 5)}  # fmt: skip
+SPEEDS = {"candidates a request, timed": "candidates_per_request_timed",
+          "requests per second, as they come: early exit against the plain way":
+              "throughput_ratio_early_exit_vs_plain_as_they_come",
+          "the same, against full depth with the same shared prefix":
+              "throughput_ratio_early_exit_vs_packed_full_depth_as_they_come"}  # fmt: skip
 
 
 def _column(metrics: dict) -> list[str]:
@@ -36,13 +44,16 @@ def _column(metrics: dict) -> list[str]:
     values = by_name(metrics)
     counts = [f"{counted[key]:,.0f}" if counted.get(key) is not None else "not measured" for key in COUNTS.values()]
     levels = [with_interval(values.get(f"auc_{name}")) for name in LEVELS.values()]
-    return counts + levels + [_judged(values.get(f"auc_{name}")) for name in DIFFERENCES.values()]
+    judged = [_judged(values.get(name)) for name in (*(f"auc_{name}" for name in DIFFERENCES.values()), WITHIN_USERS)]
+    saved = [f"{counted[name, 'validation']:.0%}" if (name, "validation") in counted else "not measured"
+             for name in PROMISES.values()]  # fmt: skip
+    return counts + levels + judged + saved + [with_interval(values.get(name), 1) for name in SPEEDS.values()]
 
 
 def _judged(item: dict | None) -> str:
     if item is None or item["value"] is None:
         return "not measured"
-    return f"{with_interval(item, signed=True)}: {word(item, 'more', 'less', 'no difference shown')}"
+    return f"{with_interval(item, signed=True)}: {word(item, 'higher', 'lower', 'no difference shown')}"
 
 
 def size_table(runs: Sequence[dict]) -> pd.DataFrame:
@@ -51,8 +62,30 @@ def size_table(runs: Sequence[dict]) -> pd.DataFrame:
     Args:
         runs: contents of `metrics.json` of one dataset, at several profiles.
     """
-    names = [*COUNTS, *(f"AUC {name}" for name in LEVELS), *(f"AUC of {name}" for name in DIFFERENCES)]
+    names = [*COUNTS, *(f"AUC {name}" for name in LEVELS), *(f"AUC: {name}" for name in DIFFERENCES),
+             "AUC within users: early exit less full depth, all evidence", *PROMISES, *SPEEDS]  # fmt: skip
     return pd.DataFrame({"what": names} | {one["profile"]: _column(one) for one in runs})
+
+
+def changed_answers(runs: Sequence[dict]) -> str:
+    """What the last run's differences of AUC show that the first one's do not, or the reverse, in a sentence; '' for
+    fewer than two runs.
+
+    Args:
+        runs: contents of `metrics.json` of one dataset, the smaller run first.
+    """
+    if len(runs) < 2:
+        return ""
+    small, large = size_table(runs[:1]), size_table(runs[-1:])
+    first, last = (dict(zip(table["what"], table.iloc[:, 1], strict=True)) for table in (small, large))
+    told = [f"{what.removeprefix('AUC: ')} {last[what]} (before: {first[what]})"
+            for what in (f"AUC: {name}" for name in DIFFERENCES)
+            if "not measured" not in (first[what], last[what])
+            and first[what].split(": ")[-1] != last[what].split(": ")[-1]]  # fmt: skip
+    labels, rows = list(COUNTS)[:2]
+    sizes = " and ".join(f"{verb} {last[what]} {noun} in place of {first[what]}" for verb, what, noun in (
+        ("taught with", labels, "labels"), ("judged on", rows, "test rows")))  # fmt: skip
+    return f"The LLM {sizes}, one training each, AUC: {'; '.join(told) or 'no answer changes'}."
 
 
 def read_sizes(dataset: str, base: Path = reference.BASE) -> list[dict]:
