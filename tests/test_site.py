@@ -67,6 +67,10 @@ def test_every_notebook_of_the_reference_and_every_example_has_a_page(pages, ref
     assert known and all((pages / one["link"]).exists() for one in known)
 
 
+def test_the_front_page_says_what_size_of_run_it_tells(pages):
+    assert "from the committed reference, profile laptop." in (pages / "index.html").read_text()
+
+
 def test_what_is_absent_in_a_table_does_not_read_as_an_error(pages, references):
     executed = [path.read_text() for path in (references / "ml-100k/laptop/notebooks").glob("*.ipynb")]
     assert any("<td>NaN</td>" in text for text in executed)

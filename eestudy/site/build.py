@@ -170,10 +170,12 @@ def build(run: artifacts.Run, folder: Path, base: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         runs = {name: artifacts.Run(Path(scratch) / name, name, run.profile, run.seed)
                 for name in {*replay.references(run.profile, base), mine}}  # fmt: skip
-        sources = {name: "the committed reference" for name in runs}
+        kept = f"the committed reference, profile {run.profile}"
+        sources = dict.fromkeys(runs, kept)
         if is_finished(run):
             runs[mine] = run
-            sources[mine] = "the committed reference" if is_replayed(run) else f"a run on this machine, seed {run.seed}"
+            own = f"a run on this machine, profile {run.profile}, seed {run.seed}"
+            sources[mine] = kept if is_replayed(run) else own
         made = {name: one if one is run else replay.rebuild(one, base) for name, one in sorted(runs.items())}
         studies = [clean_examples(study(one, sources[name])) for name, one in made.items()]
         fresh = Site(Path(scratch) / "site")
