@@ -157,13 +157,13 @@ def readme_elsewhere(references: Sequence[dict], dataset: str) -> str:
 
 
 def readme_more_labels(sizes: Sequence[dict]) -> str:
-    """Which answers change once the LLM learns from all labels; '' where that was not tried.
+    """Which answers change once the LLM learns from all labels and all test rows judge it; '' where that was not tried.
 
     Args:
         sizes: from `read_sizes`.
     """
     said = changed_answers(sizes)
-    return f"\n- **And with more labels?** {said}" if said else ""
+    return f"\n- **And with more labels and test rows?** {said}" if said else ""
 
 
 def readme_trust(path: Path = FAULTS) -> str:

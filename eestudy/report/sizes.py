@@ -29,7 +29,11 @@ DIFFERENCES = {
     "LLM less the best click model, all labels": "llm_minus_best_classic_all_labels",
     "LLM stacked on the best click model (all labels), less that model": "stacked_minus_best_classic_all_labels",
 }  # all of AUC
-WITHIN_USERS = "gauc_early_exit_minus_full_depth"
+JUDGED = {f"AUC: {name}": f"auc_{entry}" for name, entry in DIFFERENCES.items()} | {
+    "AUC within users: early exit less full depth, all evidence": "gauc_early_exit_minus_full_depth"}  # fmt: skip
+RIVALS = {"the simple model on the prompt's numbers": "evidence_model",
+          "the best click model, same labels": "best_classic_same_labels",
+          "the best click model, all labels": "best_classic_all_labels"}  # of `choices`: validation picks them
 PROMISES = {f"token-layers saved by a promise of at most {bound} % disagreement":
             f"risk_token_layers_saved_at_{bound}_percent" for bound in (1, 2, 5)}  # fmt: skip
 SPEEDS = {"candidates a request, timed": "candidates_per_request_timed",
@@ -44,10 +48,12 @@ def _column(metrics: dict) -> list[str]:
     values = by_name(metrics)
     counts = [f"{counted[key]:,.0f}" if counted.get(key) is not None else "not measured" for key in COUNTS.values()]
     levels = [with_interval(values.get(f"auc_{name}")) for name in LEVELS.values()]
-    judged = [_judged(values.get(name)) for name in (*(f"auc_{name}" for name in DIFFERENCES.values()), WITHIN_USERS)]
+    judged = [_judged(values.get(name)) for name in JUDGED.values()]
     saved = [f"{counted[name, 'validation']:.0%}" if (name, "validation") in counted else "not measured"
              for name in PROMISES.values()]  # fmt: skip
-    return counts + levels + judged + saved + [with_interval(values.get(name), 1) for name in SPEEDS.values()]
+    speeds = [with_interval(values.get(name), 1) for name in SPEEDS.values()]
+    rivals = [metrics.get("choices", {}).get(name, "not measured").replace("_", " ") for name in RIVALS.values()]
+    return counts + levels + judged + saved + speeds + rivals
 
 
 def _judged(item: dict | None) -> str:
@@ -62,8 +68,7 @@ def size_table(runs: Sequence[dict]) -> pd.DataFrame:
     Args:
         runs: contents of `metrics.json` of one dataset, at several profiles.
     """
-    names = [*COUNTS, *(f"AUC {name}" for name in LEVELS), *(f"AUC: {name}" for name in DIFFERENCES),
-             "AUC within users: early exit less full depth, all evidence", *PROMISES, *SPEEDS]  # fmt: skip
+    names = [*COUNTS, *(f"AUC {name}" for name in LEVELS), *JUDGED, *PROMISES, *SPEEDS, *RIVALS]
     return pd.DataFrame({"what": names} | {one["profile"]: _column(one) for one in runs})
 
 
@@ -78,14 +83,14 @@ def changed_answers(runs: Sequence[dict]) -> str:
         return ""
     small, large = size_table(runs[:1]), size_table(runs[-1:])
     first, last = (dict(zip(table["what"], table.iloc[:, 1], strict=True)) for table in (small, large))
-    told = [f"{what.removeprefix('AUC: ')} {last[what]} (before: {first[what]})"
-            for what in (f"AUC: {name}" for name in DIFFERENCES)
+    told = [f"{what.removeprefix('AUC: ')} {last[what]} (before: {first[what]})" for what in JUDGED
             if "not measured" not in (first[what], last[what])
             and first[what].split(": ")[-1] != last[what].split(": ")[-1]]  # fmt: skip
     labels, rows = list(COUNTS)[:2]
     sizes = " and ".join(f"{verb} {last[what]} {noun} in place of {first[what]}" for verb, what, noun in (
         ("taught with", labels, "labels"), ("judged on", rows, "test rows")))  # fmt: skip
-    return f"The LLM {sizes}, one training each, AUC: {'; '.join(told) or 'no answer changes'}."
+    return (f"The LLM {sizes}, one training each (both change at once, and validation may pick other rivals), AUC: "
+            f"{'; '.join(told) or 'no answer changes'}.")  # fmt: skip
 
 
 def read_sizes(dataset: str, base: Path = reference.BASE) -> list[dict]:
