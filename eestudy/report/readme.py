@@ -40,8 +40,9 @@ def readme_table(metrics: dict) -> str:
         rows.append((f"Our fastest setting, requests per second against: {'; '.join(text for _, text in RIVALS)}",
                      "; ".join(rivals)))  # fmt: skip
     if own := head.get("throughput_ratio_early_exit_vs_own_truncation"):
-        rows.append(("Early exit against one static exit of equal AUC for everybody, same engine and precision: "
-                     "requests per second", with_interval(own, 2) + "×"))  # fmt: skip
+        rows.append(("Early exit against one static exit for everybody, the shallowest that validation allows, same "
+                     "engine and precision, requests filled up to one size (range over repeats): requests per second",
+                     with_interval(own, 2) + "×"))  # fmt: skip
     lines = ["| what | value [95 % interval over users; for requests per second, range or interval over requests] |",
              "|---|---|"]  # fmt: skip
     return "\n".join(lines + [f"| {name} | {value} |" for name, value in rows]) + "\n"
