@@ -128,9 +128,9 @@ def says_which_come_first(tab, served):
     tab.get_by_text("Run", exact=True).first.click()
     tab.get_by_text("Run All Cells", exact=True).click()
     # the first: on a slow machine JupyterLab may send later cells after the kernel has thrown away those that waited;
-    # with text: an output is there before what it says
+    # with text: an output is there before what it says; its content, since a cell that is being laid out shows none
     told = tab.locator("[data-mime-type*=error], [data-mime-type*=stderr]").filter(has_text="goes on from")
-    lines = told.first.inner_text().strip().splitlines()
+    lines = told.first.text_content().strip().splitlines()
     finished(tab)
     assert lines[0].startswith("03_graph_retriever goes on from what earlier notebooks write. For ml-100k/smoke/seed-0")
     assert [line.split()[0] for line in lines if line.startswith("  ")] == ["01_data.ipynb", "02_baselines.ipynb"]
