@@ -59,7 +59,11 @@ def _column(metrics: dict) -> list[str]:
 def _judged(item: dict | None) -> str:
     if item is None or item["value"] is None:
         return "not measured"
-    return f"{with_interval(item, signed=True)}: {word(item, 'higher', 'lower', 'no difference shown')}"
+    return f"{with_interval(item, signed=True)}: {_verdict(item)}"
+
+
+def _verdict(item: dict) -> str:
+    return word(item, "higher", "lower", "no difference shown")
 
 
 def size_table(runs: Sequence[dict]) -> pd.DataFrame:
@@ -81,11 +85,10 @@ def changed_answers(runs: Sequence[dict]) -> str:
     """
     if len(runs) < 2:
         return ""
-    small, large = size_table(runs[:1]), size_table(runs[-1:])
-    first, last = (dict(zip(table["what"], table.iloc[:, 1], strict=True)) for table in (small, large))
-    told = [f"{what.removeprefix('AUC: ')} {last[what]} (before: {first[what]})" for what in JUDGED
-            if "not measured" not in (first[what], last[what])
-            and first[what].split(": ")[-1] != last[what].split(": ")[-1]]  # fmt: skip
+    first, last = (size_table([run]).set_index("what").iloc[:, 0] for run in (runs[0], runs[-1]))
+    pairs = {what: [by_name(run).get(entry) for run in (runs[0], runs[-1])] for what, entry in JUDGED.items()}
+    told = [f"{what.removeprefix('AUC: ')} {last[what]} (before: {first[what]})" for what, pair in pairs.items()
+            if all(item and item["value"] is not None for item in pair) and len({_verdict(item) for item in pair}) > 1]
     labels, rows = list(COUNTS)[:2]
     sizes = " and ".join(f"{verb} {last[what]} {noun} in place of {first[what]}" for verb, what, noun in (
         ("taught with", labels, "labels"), ("judged on", rows, "test rows")))  # fmt: skip
